@@ -1,0 +1,255 @@
+//! Admission decides: who is asking, what limits and budgets allow. It answers with a [`Permit`] or a `Refusal`.
+//!
+//! key → limits → price → reserve, in [`Admission::admit`]. What is asked of it is in memory: an index of keys that is
+//! replaced whole when the directory changes, and the price books in force.
+
+pub mod index;
+pub mod limits;
+pub mod permit;
+pub mod price;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use ring::hmac;
+use tollgate_ledger::books::{Headroom, ReserveError};
+use tollgate_ledger::{Amounts, Books, Draft, Log, Rejected};
+use tollgate_types::directory::{Directory, Sealed, TightBudget};
+use tollgate_types::{Call, Clock, PicoSum, PicoUsd, Refusal, RequestId, Surface, Timestamp};
+
+pub use crate::index::{Index, Principal};
+pub use crate::limits::{InFlight, RateState};
+pub use crate::permit::{Granted, Permit, Pricing};
+use crate::price::{PriceBooks, Rate};
+
+/// Everything that deciding needs, shared by all requests.
+pub struct Admission {
+    index: ArcSwap<Index>,
+    prices: ArcSwap<PriceBooks>,
+    hasher: hmac::Key,
+    clock: Clock,
+}
+
+/// What would serve the request: one candidate of a route.
+#[derive(Clone, Debug)]
+pub struct Target {
+    pub route: Arc<str>,
+    pub provider: Arc<str>,
+    /// The name under which the price books know the provider.
+    pub priced_as: Arc<str>,
+    /// The model's name at the provider.
+    pub model: Arc<str>,
+    /// Injected as the bound on output where the caller sent none.
+    pub max_tokens_default: u64,
+    /// How long the provider may take in all.
+    pub total_timeout: Duration,
+}
+
+/// What the request is to be known by.
+#[derive(Debug)]
+pub struct Identity {
+    pub id: RequestId,
+    pub attribution: Option<Sealed>,
+}
+
+/// A clamped answer is never made shorter than this many tokens per choice; below it the request is refused.
+pub const CLAMPED_TOKENS_MIN: u64 = 16;
+/// Added to a provider's total timeout for the reservation's deadline: time to settle and make it durable.
+const SETTLE_SLACK: Duration = Duration::from_secs(10);
+/// A key's text is no longer than this; nothing longer is hashed.
+const API_KEY_BYTES_MAX: usize = 256;
+
+// === impl Admission ===
+
+impl Admission {
+    pub fn new(directory: &Directory, prices: PriceBooks, hasher: hmac::Key, clock: Clock) -> Self {
+        let index = ArcSwap::from_pointee(Index::of(directory, &Index::default()));
+        Self { index, prices: ArcSwap::from_pointee(prices), hasher, clock }
+    }
+
+    /// Publishes a changed directory: keys made are known and keys revoked unknown from this moment on.
+    pub fn publish(&self, directory: &Directory) {
+        self.index.rcu(|before| Index::of(directory, before));
+    }
+
+    pub fn publish_prices(&self, prices: PriceBooks) {
+        self.prices.store(Arc::new(prices));
+    }
+
+    pub fn prices(&self) -> Arc<PriceBooks> {
+        self.prices.load_full()
+    }
+
+    /// Who presents this key. `tenant` is the one named in the address, if any: another tenant's key finds nothing
+    /// there, not even a refusal of its own.
+    pub fn authenticate(&self, api_key: Option<&str>, tenant: Option<&str>) -> Result<Arc<Principal>, Refusal> {
+        let presented = api_key.filter(|key| key.len() <= API_KEY_BYTES_MAX).ok_or(Refusal::InvalidApiKey)?;
+        let mut digest = [0; 32];
+        digest.copy_from_slice(hmac::sign(&self.hasher, presented.as_bytes()).as_ref());
+        let principal = self.index.load().by_digest(&digest).ok_or(Refusal::InvalidApiKey)?;
+        if principal.has_ended(self.clock.now()) {
+            return Err(Refusal::InvalidApiKey);
+        }
+        match tenant {
+            Some(named) if named != principal.tenant.as_str() => Err(Refusal::NotFound),
+            _ => Ok(principal),
+        }
+    }
+
+    /// Judges a call, and holds what it may cost against every cap it falls under.
+    pub fn admit<L: Log>(
+        &self,
+        books: &Arc<Books<L>>,
+        principal: Arc<Principal>,
+        call: &Call<'_>,
+        target: &Target,
+        identity: Identity,
+    ) -> Result<Permit<L>, Refusal> {
+        let now = self.clock.now();
+        check_scope(&principal, call.surface)?;
+        let (in_flight, rate) = principal.limits.enter(now)?;
+        let pricing = self.price(&principal, call, target, now)?;
+        let wanted = wanted_output(call, target);
+        let draft = Draft {
+            id: identity.id,
+            deadline: now.plus(target.total_timeout + SETTLE_SLACK),
+            tenant: principal.tenant.clone(),
+            project: principal.project.clone(),
+            key: principal.key.clone(),
+            route: Arc::clone(&target.route),
+            provider: Arc::clone(&target.provider),
+            model: Arc::clone(&target.model),
+            stream: call.stream,
+            price_version: Arc::clone(&pricing.version),
+            attribution: identity.attribution,
+        };
+        let hold = Hold { call, pricing: &pricing, wanted };
+        // Asked before the lock is taken: a bound that overflows is no bound.
+        hold.of(wanted).ok_or_else(|| Refusal::invalid("the request asks for more tokens than can be priced"))?;
+        let clamp = principal.plan.tight_budget == TightBudget::Clamp;
+        let (reservation, output_tokens) =
+            books.reserve(draft, |headroom| hold.within(headroom, clamp)).map_err(refusal_of)?;
+        let granted = Granted { output_tokens };
+        Ok(Permit { reservation, principal, pricing, granted, rate, in_flight })
+    }
+
+    fn price(
+        &self,
+        principal: &Principal,
+        call: &Call<'_>,
+        target: &Target,
+        now: Timestamp,
+    ) -> Result<Pricing, Refusal> {
+        let markup_bps = principal.plan.markup_bps;
+        let unknown = |what: String| Refusal::PriceUnknown { what };
+        if let Some(tier) = call.priced_apart {
+            return Err(unknown(format!("{tier} of '{}'", target.route)));
+        }
+        let books = self.prices.load();
+        let Some(rated) = books.rate(&target.priced_as, &target.model, now) else {
+            let fixed = principal.plan.unpriced_hold.ok_or_else(|| unknown(format!("'{}'", target.route)))?;
+            return Ok(Pricing { version: "unpriced".into(), rate: None, fixed: Some(fixed), markup_bps });
+        };
+        check_bounded(call, rated.rate)?;
+        if call.surface == Surface::Chat && !rated.rate.prices_output() {
+            return Err(unknown(format!("the output of '{}'", target.route)));
+        }
+        let version = Arc::clone(rated.version);
+        Ok(Pricing { version, rate: Some(rated.rate.clone()), fixed: None, markup_bps })
+    }
+}
+
+impl std::fmt::Debug for Admission {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Admission").finish_non_exhaustive()
+    }
+}
+
+fn check_scope(principal: &Principal, surface: Surface) -> Result<(), Refusal> {
+    let (held, action, scope) = match surface {
+        Surface::Chat => (principal.scopes.chat, "call chat models", "chat"),
+        Surface::Embeddings => (principal.scopes.embeddings, "make embeddings", "embeddings"),
+    };
+    if held { Ok(()) } else { Err(Refusal::RoleDenied { action, scope }) }
+}
+
+/// Everything in the request must have an upper bound on its cost.
+fn check_bounded(call: &Call<'_>, rate: &Rate) -> Result<(), Refusal> {
+    if let Some(what) = call.unbounded {
+        return Err(Refusal::UnboundedRequest { what: what.to_owned(), advice: "leave it out of the request" });
+    }
+    if call.images > 0 && rate.image_tokens_max.is_none() {
+        return Err(Refusal::UnboundedRequest {
+            what: "an image".to_owned(),
+            advice: "use a model whose price book entry states image_tokens_max",
+        });
+    }
+    Ok(())
+}
+
+/// Output tokens per choice that the request is to be held for.
+fn wanted_output(call: &Call<'_>, target: &Target) -> u64 {
+    match call.surface {
+        Surface::Chat => call.output_limit.tokens().unwrap_or(target.max_tokens_default),
+        Surface::Embeddings => 0,
+    }
+}
+
+fn refusal_of(error: ReserveError) -> Refusal {
+    match error {
+        ReserveError::Rejected(Rejected::BudgetExceeded(exceeded)) => Refusal::BudgetExceeded(exceeded),
+        // Request ids are fresh and time is the books' own: what remains are faults of ours, and they fail closed.
+        ReserveError::Rejected(_) | ReserveError::Unavailable(_) => Refusal::LedgerUnavailable,
+    }
+}
+
+/// The upper bound of what a call may cost, as a function of the output it is granted.
+struct Hold<'a> {
+    call: &'a Call<'a>,
+    pricing: &'a Pricing,
+    wanted: u64,
+}
+
+// === impl Hold ===
+
+impl Hold<'_> {
+    /// No more input tokens than this: text has at most one per byte, each image at most its documented allowance.
+    fn input_tokens(&self, rate: &Rate) -> Option<u64> {
+        let images = self.call.images.checked_mul(rate.image_tokens_max.unwrap_or(0))?;
+        self.call.input_bytes.checked_add(images)
+    }
+
+    /// The bound for `tokens` of output per choice. `None` if it overflows.
+    fn of(&self, tokens: u64) -> Option<Amounts> {
+        let cost = match (&self.pricing.rate, self.pricing.fixed) {
+            (Some(rate), _) => {
+                let output = tokens.checked_mul(self.call.choices)?.checked_add(self.call.prediction_bytes)?;
+                rate.bound(self.input_tokens(rate)?, output)?
+            }
+            (None, fixed) => fixed.unwrap_or(PicoUsd::ZERO),
+        };
+        Some(Amounts { cost, charge: self.pricing.charge(cost) })
+    }
+
+    /// What to hold where this much is left, and the output tokens per choice it pays for.
+    fn within(&self, headroom: Headroom, clamp: bool) -> (Amounts, u64) {
+        let full = self.of(self.wanted).unwrap_or(Amounts { cost: PicoUsd::MAX, charge: PicoUsd::MAX });
+        let fits = |amount: PicoUsd, left: Option<PicoSum>| left.is_none_or(|left| i128::from(amount.0) <= left.0);
+        let all = (full, self.wanted);
+        if !clamp || (fits(full.cost, headroom.cost) && fits(full.charge, headroom.charge)) {
+            return all;
+        }
+        let Some(rate) = &self.pricing.rate else { return all };
+        let by_charge = headroom.charge.map(|left| self.pricing.cost_within_charge(left.clamp_to_amount()));
+        let by_cost = headroom.cost.map(PicoSum::clamp_to_amount);
+        let money = by_cost.unwrap_or(PicoUsd::MAX).min(by_charge.unwrap_or(PicoUsd::MAX));
+        let Some(input) = self.input_tokens(rate) else { return all };
+        let output = rate.output_tokens_affordable(input, money).saturating_sub(self.call.prediction_bytes);
+        let tokens = (output / self.call.choices.max(1)).min(self.wanted);
+        match self.of(tokens) {
+            Some(amounts) if tokens >= CLAMPED_TOKENS_MIN.min(self.wanted) => (amounts, tokens),
+            _ => all,
+        }
+    }
+}

@@ -1,0 +1,372 @@
+//! A client of `/admin/v1`. Every call has a deadline and every answer a size it may not exceed; what went wrong says
+//! whether the gateway was not there, refused, or said something that cannot be read.
+
+use std::fmt;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderValue, Method, Request, StatusCode, Uri};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::{
+    Budget, BudgetSelector, BudgetSetting, CreatedKey, ErrorBody, Key, LedgerState, List, NewKey, NewProject,
+    NewTenant, Plan, PlanSettings, PriceBookInfo, Project, ProviderInfo, Receipt, RouteInfo, SummaryBy, SummaryQuery,
+    Tenant, UsagePage, UsageQuery, UsageState, UsageSummary,
+};
+
+/// A connection to one gateway's control plane. Cheap to clone; clones share their connections.
+#[derive(Clone)]
+pub struct AdminClient {
+    base: String,
+    authorization: HeaderValue,
+    http: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    deadline: Duration,
+}
+
+/// Why a call gave nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    #[error("{url:?} is not the address of a gateway, such as \"http://127.0.0.1:8080\"")]
+    InvalidUrl { url: String },
+    #[error("the admin key holds characters that cannot stand in a header")]
+    InvalidKey,
+    /// No connection, or it broke before the answer ended.
+    #[error("cannot reach {url}: {reason}")]
+    Unreachable { url: String, reason: String, refused: bool },
+    #[error("{url} gave no answer within {} s", after.as_secs_f32())]
+    Timeout { url: String, after: Duration },
+    /// The gateway said no.
+    #[error("{message}")]
+    Refused { status: u16, code: Option<String>, message: String, param: Option<String> },
+    #[error("{url} answered with something that is not Tollgate's (status {status}): {reason}")]
+    Malformed { url: String, status: u16, reason: String },
+}
+
+// === impl AdminClient: the resources ===
+
+impl AdminClient {
+    pub async fn create_tenant(&self, tenant: &NewTenant) -> Result<Tenant, ClientError> {
+        self.send_json(Method::POST, "/tenants", tenant).await
+    }
+
+    pub async fn tenants(&self) -> Result<Vec<Tenant>, ClientError> {
+        self.list("/tenants").await
+    }
+
+    pub async fn tenant(&self, id: &str) -> Result<Tenant, ClientError> {
+        self.get(&format!("/tenants/{}", encode(id))).await
+    }
+
+    pub async fn create_project(&self, project: &NewProject) -> Result<Project, ClientError> {
+        self.send_json(Method::POST, "/projects", project).await
+    }
+
+    pub async fn projects(&self, tenant: Option<&str>) -> Result<Vec<Project>, ClientError> {
+        self.list(&format!("/projects{}", query(&[("tenant", tenant)]))).await
+    }
+
+    pub async fn create_key(&self, key: &NewKey) -> Result<CreatedKey, ClientError> {
+        self.send_json(Method::POST, "/keys", key).await
+    }
+
+    pub async fn keys(&self, tenant: Option<&str>) -> Result<Vec<Key>, ClientError> {
+        self.list(&format!("/keys{}", query(&[("tenant", tenant)]))).await
+    }
+
+    pub async fn revoke_key(&self, id: &str) -> Result<Key, ClientError> {
+        self.call(Method::DELETE, &format!("/keys/{}", encode(id)), None).await
+    }
+
+    /// Creates the plan, or replaces the whole of it.
+    pub async fn set_plan(&self, id: &str, plan: &PlanSettings) -> Result<Plan, ClientError> {
+        self.send_json(Method::PUT, &format!("/plans/{}", encode(id)), plan).await
+    }
+
+    pub async fn plans(&self) -> Result<Vec<Plan>, ClientError> {
+        self.list("/plans").await
+    }
+
+    pub async fn set_budget(&self, budget: &BudgetSetting) -> Result<Budget, ClientError> {
+        self.send_json(Method::PUT, "/budgets", budget).await
+    }
+
+    pub async fn budgets(&self, tenant: Option<&str>) -> Result<Vec<Budget>, ClientError> {
+        self.list(&format!("/budgets{}", query(&[("tenant", tenant)]))).await
+    }
+
+    pub async fn remove_budget(&self, budget: &BudgetSelector) -> Result<(), ClientError> {
+        let selected = query(&[
+            ("tenant", Some(budget.tenant.as_str())),
+            ("project", budget.project.as_deref()),
+            ("key", budget.key.as_deref()),
+            ("window", Some(budget.window.name())),
+            ("basis", budget.basis.map(crate::Basis::name)),
+        ]);
+        self.exchange(Method::DELETE, &format!("/budgets{selected}"), None).await.map(drop)
+    }
+
+    /// The price books in force.
+    pub async fn prices(&self) -> Result<Vec<PriceBookInfo>, ClientError> {
+        self.list("/prices").await
+    }
+
+    /// Puts a price book, written in TOML, into force. A book that does not hold up is refused and changes nothing.
+    pub async fn push_prices(&self, toml: &str) -> Result<PriceBookInfo, ClientError> {
+        let body = Body { content_type: "application/toml", bytes: toml.to_owned().into() };
+        self.call(Method::POST, "/prices", Some(body)).await
+    }
+
+    pub async fn usage(&self, wanted: &UsageQuery) -> Result<UsagePage, ClientError> {
+        let limit = wanted.limit.map(|limit| limit.to_string());
+        let selected = query(&[
+            ("tenant", wanted.tenant.as_deref()),
+            ("from", wanted.from.as_deref()),
+            ("to", wanted.to.as_deref()),
+            ("state", wanted.state.map(UsageState::name)),
+            ("limit", limit.as_deref()),
+            ("after", wanted.after.as_deref()),
+        ]);
+        self.get(&format!("/usage{selected}")).await
+    }
+
+    pub async fn usage_summary(&self, wanted: &SummaryQuery) -> Result<Vec<UsageSummary>, ClientError> {
+        let selected = query(&[
+            ("tenant", wanted.tenant.as_deref()),
+            ("by", wanted.by.map(SummaryBy::name)),
+            ("from", wanted.from.as_deref()),
+            ("to", wanted.to.as_deref()),
+        ]);
+        self.list(&format!("/usage/summary{selected}")).await
+    }
+
+    pub async fn receipt(&self, request_id: &str) -> Result<Receipt, ClientError> {
+        self.get(&format!("/receipts/{}", encode(request_id))).await
+    }
+
+    pub async fn ledger(&self) -> Result<LedgerState, ClientError> {
+        self.get("/ledger").await
+    }
+
+    pub async fn routes(&self) -> Result<Vec<RouteInfo>, ClientError> {
+        self.list("/routes").await
+    }
+
+    pub async fn providers(&self) -> Result<Vec<ProviderInfo>, ClientError> {
+        self.list("/providers").await
+    }
+}
+
+// === impl AdminClient: the wire ===
+
+impl AdminClient {
+    /// More than any page of ours; less than would hurt the caller.
+    const ANSWER_BYTES_MAX: usize = 16 << 20;
+    const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+    const DEADLINE: Duration = Duration::from_secs(30);
+    const REASON_CHARS_MAX: usize = 200;
+
+    /// `url` is the gateway's address, without `/admin/v1`.
+    ///
+    /// # Errors
+    /// [`ClientError::InvalidUrl`] and [`ClientError::InvalidKey`]; nothing is connected yet.
+    pub fn new(url: &str, admin_key: &str) -> Result<Self, ClientError> {
+        let base = checked_base(url)?;
+        let mut authorization =
+            HeaderValue::try_from(format!("Bearer {admin_key}")).map_err(|_| ClientError::InvalidKey)?;
+        authorization.set_sensitive(true);
+        let http = Client::builder(TokioExecutor::new()).build(connector());
+        Ok(Self { base, authorization, http, deadline: Self::DEADLINE })
+    }
+
+    /// How long one call may take from connecting to the end of the answer. Without it: 30 seconds.
+    #[must_use]
+    pub fn with_deadline(self, deadline: Duration) -> Self {
+        Self { deadline, ..self }
+    }
+
+    /// The address calls go to, as given.
+    pub fn url(&self) -> &str {
+        &self.base
+    }
+
+    /// Whether the gateway says it can serve (`/readyz`). A gateway that is not ready is an error that says why.
+    pub async fn ready(&self) -> Result<(), ClientError> {
+        let (status, body) = self.within_deadline(self.request(Method::GET, "/readyz", None)).await?;
+        match status {
+            status if status.is_success() => Ok(()),
+            // It speaks to load balancers and people, in plain text.
+            StatusCode::SERVICE_UNAVAILABLE => {
+                let said = String::from_utf8_lossy(&body).chars().take(Self::REASON_CHARS_MAX).collect::<String>();
+                let (status, message) = (status.as_u16(), said.trim().to_owned());
+                Err(ClientError::Refused { status, code: None, message, param: None })
+            }
+            status => Err(self.refused(status, &body)),
+        }
+    }
+
+    async fn list<T: DeserializeOwned>(&self, path: &str) -> Result<Vec<T>, ClientError> {
+        self.get::<List<T>>(path).await.map(|list| list.data)
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        self.call(Method::GET, path, None).await
+    }
+
+    async fn send_json<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        value: &impl Serialize,
+    ) -> Result<T, ClientError> {
+        let bytes = serde_json::to_vec(value).expect("wire types are plain data, which JSON can hold").into();
+        self.call(method, path, Some(Body { content_type: "application/json", bytes })).await
+    }
+
+    async fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Body>,
+    ) -> Result<T, ClientError> {
+        let (status, answer) = self.exchange(method, path, body).await?;
+        serde_json::from_slice(&answer).map_err(|error| self.malformed(status, error.to_string()))
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Body>,
+    ) -> Result<(StatusCode, Bytes), ClientError> {
+        let path = format!("/admin/v1{path}");
+        let (status, answer) = self.within_deadline(self.request(method, &path, body)).await?;
+        if status.is_success() { Ok((status, answer)) } else { Err(self.refused(status, &answer)) }
+    }
+
+    async fn within_deadline<T>(&self, call: impl Future<Output = Result<T, ClientError>>) -> Result<T, ClientError> {
+        let timeout = |_| ClientError::Timeout { url: self.base.clone(), after: self.deadline };
+        tokio::time::timeout(self.deadline, call).await.map_err(timeout)?
+    }
+
+    async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Body>,
+    ) -> Result<(StatusCode, Bytes), ClientError> {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.base))
+            .header(AUTHORIZATION, &self.authorization)
+            .header(ACCEPT, "application/json");
+        if let Some(body) = &body {
+            request = request.header(CONTENT_TYPE, body.content_type);
+        }
+        let request = request
+            .body(Full::new(body.map(|body| body.bytes).unwrap_or_default()))
+            .map_err(|_| ClientError::InvalidUrl { url: self.base.clone() })?;
+        let response = self.http.request(request).await.map_err(|error| self.unreachable(&error))?;
+        let status = response.status();
+        let answer = Limited::new(response.into_body(), Self::ANSWER_BYTES_MAX).collect().await;
+        let answer = answer.map_err(|error| self.malformed(status, error.to_string()))?;
+        Ok((status, answer.to_bytes()))
+    }
+
+    fn unreachable(&self, error: &(dyn std::error::Error + 'static)) -> ClientError {
+        let innermost = chain(error).last().map(ToString::to_string).unwrap_or_default();
+        let refused = chain(error)
+            .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
+            .any(|io| io.kind() == std::io::ErrorKind::ConnectionRefused);
+        ClientError::Unreachable { url: self.base.clone(), reason: innermost, refused }
+    }
+
+    fn refused(&self, status: StatusCode, body: &[u8]) -> ClientError {
+        match serde_json::from_slice::<ErrorBody>(body) {
+            Ok(ErrorBody { error }) => ClientError::Refused {
+                status: status.as_u16(),
+                code: error.code,
+                message: error.message,
+                param: error.param,
+            },
+            Err(_) => self.malformed(status, "its body is not an error of ours".to_owned()),
+        }
+    }
+
+    fn malformed(&self, status: StatusCode, reason: String) -> ClientError {
+        ClientError::Malformed { url: self.base.clone(), status: status.as_u16(), reason }
+    }
+}
+
+struct Body {
+    content_type: &'static str,
+    bytes: Bytes,
+}
+
+fn connector() -> HttpsConnector<HttpConnector> {
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_connect_timeout(Some(AdminClient::CONNECT_TIMEOUT));
+    let tls = HttpsConnectorBuilder::new()
+        .with_provider_and_webpki_roots(rustls::crypto::ring::default_provider())
+        .expect("ring's default provider supports the TLS versions it declares");
+    tls.https_or_http().enable_http1().wrap_connector(tcp)
+}
+
+/// The address without a slash at its end. A path before `/admin/v1` is allowed: a proxy may hold us there.
+fn checked_base(url: &str) -> Result<String, ClientError> {
+    let invalid = || ClientError::InvalidUrl { url: url.to_owned() };
+    let parsed: Uri = url.parse().map_err(|_| invalid())?;
+    let known_scheme = matches!(parsed.scheme_str(), Some("http" | "https"));
+    let plain =
+        parsed.query().is_none() && parsed.authority().is_some_and(|authority| !authority.as_str().contains('@'));
+    if known_scheme && plain { Ok(url.trim_end_matches('/').to_owned()) } else { Err(invalid()) }
+}
+
+fn chain<'e>(
+    error: &'e (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'e (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error), |error| error.source())
+}
+
+/// `?a=b&c=d` of what is there; nothing if nothing is.
+fn query(pairs: &[(&str, Option<&str>)]) -> String {
+    let given: Vec<String> =
+        pairs.iter().filter_map(|(name, value)| Some(format!("{name}={}", encode((*value)?)))).collect();
+    if given.is_empty() { String::new() } else { format!("?{}", given.join("&")) }
+}
+
+/// Percent-encodes all but RFC 3986's unreserved characters, so that no text of a caller can leave its place in a URL.
+fn encode(text: &str) -> String {
+    text.bytes().fold(String::with_capacity(text.len()), |mut encoded, byte| {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => encoded.push(char::from(byte)),
+            _ => encoded.push_str(&format!("%{byte:02X}")),
+        }
+        encoded
+    })
+}
+
+impl fmt::Debug for AdminClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AdminClient").field("url", &self.base).field("key", &"[redacted]").finish_non_exhaustive()
+    }
+}
+
+// === impl ClientError ===
+
+impl ClientError {
+    /// The status of the gateway's answer, if it gave one.
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            Self::Refused { status, .. } | Self::Malformed { status, .. } => Some(*status),
+            Self::InvalidUrl { .. } | Self::InvalidKey | Self::Unreachable { .. } | Self::Timeout { .. } => None,
+        }
+    }
+}

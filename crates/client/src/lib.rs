@@ -1,0 +1,45 @@
+//! The public wire types of the control plane, and a client over them. Depends on no other crate of ours: what is
+//! written here is what a stranger's program can rely on.
+//!
+//! Money is text: `*_usd` is a decimal amount of US dollars (`"1.50"`), `*_picousd` a decimal integer of picodollars
+//! (1e-12 USD). Times are RFC 3339 in UTC. Requests with a field we do not know are refused; answers may gain fields.
+//!
+//! Without the feature `http` only the types remain.
+
+#[cfg(feature = "http")]
+mod admin;
+mod budget;
+mod error;
+mod key;
+mod ledger;
+mod plan;
+mod price;
+mod route;
+mod tenant;
+mod usage;
+
+#[cfg(feature = "http")]
+pub use admin::{AdminClient, ClientError};
+pub use budget::{Basis, Budget, BudgetSelector, BudgetSetting, Window};
+pub use error::{ErrorBody, ErrorDetail};
+pub use key::{CreatedKey, Key, KeyScope, NewKey};
+pub use ledger::LedgerState;
+pub use plan::{Plan, PlanSettings, TightBudget};
+pub use price::PriceBookInfo;
+pub use route::{ProviderInfo, RouteInfo};
+pub use tenant::{NewProject, NewTenant, Project, Tenant};
+pub use usage::{
+    Confidence, Receipt, SummaryBy, SummaryQuery, UsageEvent, UsagePage, UsageQuery, UsageState, UsageSummary,
+};
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// Every collection comes in one of these.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct List<T> {
+    pub data: Vec<T>,
+}
+
+#[cfg(test)]
+mod tests;

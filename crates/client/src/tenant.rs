@@ -1,0 +1,62 @@
+//! Who pays, and the parts they divide themselves into.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// Who pays: the outer wall of everything.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Tenant {
+    #[schema(example = "demo")]
+    pub id: String,
+    /// For people; kept encrypted under the tenant's own data key.
+    #[schema(example = "Demo")]
+    pub name: Option<String>,
+    /// What the tenant has bought.
+    #[schema(example = "standard")]
+    pub plan: String,
+    #[schema(example = "2026-11-23T05:00:00Z")]
+    pub created_at: String,
+}
+
+/// Asks for a tenant, which comes with a project `default`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewTenant {
+    /// 1 to 63 characters of `a-z`, `0-9`, `-`, `_` or `.`, beginning with a letter or digit.
+    #[schema(example = "demo")]
+    pub id: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "Demo")]
+    pub name: Option<String>,
+    /// Without it: `standard`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "standard")]
+    pub plan: Option<String>,
+}
+
+/// A part of a tenant with budgets of its own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Project {
+    #[schema(example = "demo")]
+    pub tenant: String,
+    /// Unique within its tenant.
+    #[schema(example = "main")]
+    pub id: String,
+    #[schema(example = "Main")]
+    pub name: Option<String>,
+    #[schema(example = "2026-11-23T05:00:00Z")]
+    pub created_at: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewProject {
+    #[schema(example = "demo")]
+    pub tenant: String,
+    /// Written as a tenant's id is.
+    #[schema(example = "main")]
+    pub id: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "Main")]
+    pub name: Option<String>,
+}

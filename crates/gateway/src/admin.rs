@@ -1,0 +1,166 @@
+//! The control plane, `/admin/v1`: its route table, who may speak to it, and what it tells of itself as OpenAPI. One file
+//! a resource. Every write is durable in the journal before it is answered.
+//!
+//! It judges nothing itself: the directory and the books say what may be, here it is said in HTTP.
+
+mod budgets;
+mod durable;
+mod extract;
+mod keys;
+mod label;
+mod ledger;
+mod plans;
+mod prices;
+mod projects;
+mod providers;
+mod receipts;
+mod refused;
+mod routes;
+mod tenants;
+#[cfg(test)]
+mod tests;
+mod usage;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::routing::{delete, get, post, put};
+use bytes::Bytes;
+use http::request::Parts;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use ring::hmac;
+use tollgate_admission::price::BOOK_BYTES_MAX;
+use tollgate_types::Refusal;
+use tower::ServiceExt;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::{Modify, OpenApi};
+
+use self::refused::Refused;
+use crate::app::App;
+use crate::http::body::{self, Body};
+use crate::http::headers;
+
+pub use receipts::receipt;
+
+/// Largest body of a request, but for a price book's.
+const BODY_BYTES_MAX: usize = 64 * 1024;
+/// The one page that needs no key: it says nothing that is not in the manual.
+const DESCRIPTION: &str = "/admin/v1/openapi.json";
+
+/// Every route on one screen.
+fn router() -> Router<Arc<App>> {
+    Router::new()
+        .route("/admin/v1/tenants", get(tenants::list).post(tenants::create))
+        .route("/admin/v1/tenants/{id}", get(tenants::show))
+        .route("/admin/v1/projects", get(projects::list).post(projects::create))
+        .route("/admin/v1/keys", get(keys::list).post(keys::create))
+        .route("/admin/v1/keys/{id}", delete(keys::revoke))
+        .route("/admin/v1/plans", get(plans::list))
+        .route("/admin/v1/plans/{id}", put(plans::set))
+        .route("/admin/v1/budgets", get(budgets::list).put(budgets::set).delete(budgets::remove))
+        .route("/admin/v1/usage", get(usage::list))
+        .route("/admin/v1/usage/summary", get(usage::summary))
+        .route("/admin/v1/receipts/{request_id}", get(receipts::show))
+        .route("/admin/v1/ledger", get(ledger::show))
+        .route("/admin/v1/routes", get(routes::list))
+        .route("/admin/v1/providers", get(providers::list))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .route("/admin/v1/prices", get(prices::list))
+        .route("/admin/v1/prices", post(prices::push).layer(DefaultBodyLimit::max(BOOK_BYTES_MAX)))
+        .route(DESCRIPTION, get(description))
+        .fallback(nothing_here)
+        .method_not_allowed_fallback(not_this_way)
+}
+
+/// Answers one request to the control plane.
+pub async fn handle(app: &Arc<App>, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+    let (head, incoming) = request.into_parts();
+    // Whoever may not be heard is not listened to.
+    let body = if may_speak(app, &head) {
+        body::read(incoming, BOOK_BYTES_MAX, app.server.body_timeout).await?
+    } else {
+        Bytes::new()
+    };
+    Ok(answer(app, Request::from_parts(head, body)).await.map(Body::Admin))
+}
+
+async fn answer(app: &Arc<App>, request: Request<Bytes>) -> axum::response::Response {
+    use axum::response::IntoResponse;
+    let (head, body) = request.into_parts();
+    if !may_speak(app, &head) {
+        return Refused::unknown_key().into_response();
+    }
+    let request = Request::from_parts(head, axum::body::Body::from(body));
+    router().with_state(Arc::clone(app)).oneshot(request).await.unwrap_or_else(|never| match never {})
+}
+
+fn may_speak(app: &App, head: &Parts) -> bool {
+    head.uri.path() == DESCRIPTION
+        || headers::api_key(&head.headers).is_some_and(|key| is_same(key, app.admin_key.expose()))
+}
+
+/// Compares what a keyed hash makes of both: how long it takes tells nothing about where they differ.
+fn is_same(presented: &str, expected: &str) -> bool {
+    let hasher = hmac::Key::new(hmac::HMAC_SHA256, b"admin key");
+    let tag = hmac::sign(&hasher, expected.as_bytes());
+    !expected.is_empty() && hmac::verify(&hasher, presented.as_bytes(), tag.as_ref()).is_ok()
+}
+
+async fn nothing_here() -> Refused {
+    Refused::not_found("there is nothing at this address; see /admin/v1/openapi.json")
+}
+
+async fn not_this_way() -> Refused {
+    Refused::method_not_allowed()
+}
+
+async fn description() -> ([(http::HeaderName, &'static str); 1], String) {
+    ([(http::header::CONTENT_TYPE, "application/json")], openapi_json())
+}
+
+/// The description, as it is kept in `docs/openapi.json`.
+pub fn openapi_json() -> String {
+    Description::openapi().to_pretty_json().expect("a description is plain data, which JSON can hold")
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Tollgate control plane",
+        description = "Tenants, keys, budgets, prices and what was used. Money is text: `*_usd` is a decimal amount of US \
+                       dollars, `*_picousd` a decimal integer of picodollars (1e-12 USD). Times are RFC 3339 in UTC. \
+                       A write is durable before it is answered. Requests with a field that is not described here are \
+                       refused; answers may gain fields."
+    ),
+    paths(
+        tenants::list, tenants::create, tenants::show,
+        projects::list, projects::create,
+        keys::list, keys::create, keys::revoke,
+        plans::list, plans::set,
+        budgets::list, budgets::set, budgets::remove,
+        prices::list, prices::push,
+        usage::list, usage::summary,
+        receipts::show,
+        ledger::show,
+        routes::list,
+        providers::list,
+    ),
+    modifiers(&AdminKey),
+    security(("admin_key" = []))
+)]
+struct Description;
+
+struct AdminKey;
+
+impl Modify for AdminKey {
+    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
+        let bearer = HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .description(Some("What `secrets.admin_key` of the configuration refers to."))
+            .build();
+        let components = openapi.components.get_or_insert_default();
+        components.add_security_scheme("admin_key", SecurityScheme::Http(bearer));
+    }
+}

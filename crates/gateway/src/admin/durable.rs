@@ -1,0 +1,41 @@
+//! Writing: the change is made in memory, data-plane workers see it at once, and it is answered for once it is durable.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tollgate_types::directory::Change;
+
+use super::refused::Refused;
+use crate::app::App;
+
+/// Held while an index is made and published, so that an older directory never replaces a newer one.
+static PUBLISHING: Mutex<()> = Mutex::new(());
+
+/// Makes changes of the directory, in order, and waits until the last is durable. The ones before one that is refused
+/// stay made.
+pub async fn change(app: &Arc<App>, changes: impl IntoIterator<Item = Change>) -> Result<(), Refused> {
+    let mut last = None;
+    let made = changes.into_iter().try_for_each(|change| {
+        last = Some(app.books.change(change)?);
+        Ok::<_, Refused>(())
+    });
+    if let Some(position) = last {
+        publish(app).await?;
+        app.journal.durable(position).await?;
+    }
+    made
+}
+
+/// An index of many keys takes a while to make: not on a thread that serves.
+async fn publish(app: &Arc<App>) -> Result<(), Refused> {
+    let app = Arc::clone(app);
+    aside(move || {
+        let _one_at_a_time = PUBLISHING.lock().unwrap_or_else(PoisonError::into_inner);
+        app.admission.publish(&app.books.directory());
+    })
+    .await
+}
+
+/// Does what blocks (files, the view) on a thread made for it.
+pub async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refused> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| Refused::internal("the work broke off", &error))
+}

@@ -1,0 +1,80 @@
+//! Reading requests: axum's own readers, but with refusals in our shape, and JSON whatever the content type says (a
+//! `curl -d` without a header is no mistake worth a refusal: nothing but JSON is ever meant).
+
+use std::str::FromStr;
+
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use bytes::Bytes;
+use http::request::Parts;
+use serde::de::DeserializeOwned;
+
+use super::refused::Refused;
+
+/// A body in JSON.
+pub struct Body<T>(pub T);
+
+/// The query of the address.
+pub struct Asked<T>(pub T);
+
+/// The last part of the address, read as an id.
+pub struct Id<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
+    type Rejection = Refused;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Refused> {
+        let bytes = Bytes::from_request(request, state).await.map_err(|error| Refused::invalid(error.body_text(), None))?;
+        let read = serde_json::from_slice(&bytes);
+        read.map(Self).map_err(|error| Refused::invalid(format!("the body is not what is asked for: {error}"), None))
+    }
+}
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Asked<T> {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Refused> {
+        let read = Query::try_from_uri(&parts.uri);
+        read.map(|Query(asked)| Self(asked)).map_err(|error| Refused::invalid(error.body_text(), None))
+    }
+}
+
+impl<T: FromStr<Err: ToString>, S: Send + Sync> FromRequestParts<S> for Id<T> {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refused> {
+        let read = Path::<String>::from_request_parts(parts, state).await;
+        let Path(text) = read.map_err(|error| Refused::invalid(error.body_text(), None))?;
+        id("id", &text).map(Self)
+    }
+}
+
+/// Reads an id out of a field.
+pub fn id<T: FromStr<Err: ToString>>(param: &'static str, text: &str) -> Result<T, Refused> {
+    text.parse().map_err(|error: T::Err| Refused::field(param, error))
+}
+
+pub fn optional_id<T: FromStr<Err: ToString>>(
+    param: &'static str,
+    text: Option<&String>,
+) -> Result<Option<T>, Refused> {
+    text.map(|text| id(param, text)).transpose()
+}
+
+/// A limit that would let nothing through is a mistake: whoever wants that revokes the key.
+pub fn at_least_one(param: &'static str, value: Option<u32>) -> Result<Option<u32>, Refused> {
+    match value {
+        Some(0) => Err(Refused::field(param, "must be at least 1")),
+        value => Ok(value),
+    }
+}
+
+pub fn optional_time(
+    param: &'static str,
+    text: Option<&String>,
+) -> Result<Option<tollgate_types::Timestamp>, Refused> {
+    let read = |text: &String| {
+        tollgate_types::Timestamp::parse_rfc3339(text)
+            .ok_or_else(|| Refused::field(param, "not a time such as 2027-01-01T00:00:00Z"))
+    };
+    text.map(read).transpose()
+}

@@ -1,0 +1,74 @@
+//! `/admin/v1/prices`. A book is checked as a whole, kept as a file beside the journal, noted in the journal, and only
+//! then in force. A bad one changes nothing.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use http::StatusCode;
+use tokio::sync::Mutex;
+use tollgate_admission::price::{PriceBook, SHIPPED};
+use tollgate_client::{List, PriceBookInfo};
+use tollgate_store::store::{Layout, write_atomically};
+
+use super::durable::aside;
+use super::refused::{Refusals, Refused};
+use crate::app::App;
+
+/// Held from looking at the books in force until the new ones are: two pushes at once would lose one.
+static PUSHING: Mutex<()> = Mutex::const_new(());
+
+/// List the price books in force; where two speak of the same price, the later one counts
+#[utoipa::path(get, path = "/admin/v1/prices", tag = "prices",
+    responses((status = 200, description = "Books, in order", body = List<PriceBookInfo>), Refusals))]
+pub async fn list(State(app): State<Arc<App>>) -> Result<Json<List<PriceBookInfo>>, Refused> {
+    let books = app.admission.prices();
+    let dir = prices_dir(&app);
+    let data = aside(move || books.books().iter().map(|book| shown(book, &dir)).collect()).await?;
+    Ok(Json(List { data }))
+}
+
+/// Put a price book into force, over those there are
+#[utoipa::path(post, path = "/admin/v1/prices", tag = "prices",
+    request_body(content = String, content_type = "application/toml", description = "A price book, see docs/pricebook.md"),
+    responses((status = 201, description = "In force", body = PriceBookInfo), Refusals))]
+pub async fn push(State(app): State<Arc<App>>, text: String) -> Result<(StatusCode, Json<PriceBookInfo>), Refused> {
+    let (book, text) = aside(move || (PriceBook::parse(&text), text)).await?;
+    let book = Arc::new(book.map_err(|error| Refused::invalid(error.to_string(), None))?);
+    let _one_at_a_time = PUSHING.lock().await;
+    let books = app.admission.prices().with(Arc::clone(&book)).map_err(|error| Refused::conflict(error.to_string()))?;
+    let (dir, file) = (prices_dir(&app), file_of(&prices_dir(&app), &book));
+    let written = aside(move || write_atomically(&file, text.as_bytes())).await?;
+    written.map_err(|error| Refused::internal("the price book cannot be kept", &error))?;
+    let position = app.books.prices_set(Arc::clone(book.version()), *book.sha256())?;
+    app.journal.durable(position).await?;
+    app.admission.publish_prices(books);
+    Ok((StatusCode::CREATED, Json(shown(&book, &dir))))
+}
+
+fn prices_dir(app: &App) -> PathBuf {
+    Layout::of(&app.store_dir).prices
+}
+
+fn file_of(dir: &Path, book: &PriceBook) -> PathBuf {
+    dir.join(format!("{}.toml", book.fingerprint()))
+}
+
+fn shown(book: &PriceBook, dir: &Path) -> PriceBookInfo {
+    PriceBookInfo {
+        version: book.version().to_string(),
+        sha256: book.fingerprint(),
+        prices: book.prices().len() as u64,
+        origin: origin(book, dir).to_owned(),
+    }
+}
+
+fn origin(book: &PriceBook, dir: &Path) -> &'static str {
+    let is_shipped = ring::digest::digest(&ring::digest::SHA256, SHIPPED.as_bytes()).as_ref() == book.sha256();
+    match file_of(dir, book).exists() {
+        true => "pushed",
+        false if is_shipped => "shipped",
+        false => "configured",
+    }
+}

@@ -1,0 +1,144 @@
+//! How the control plane says no: in the same shape as the data plane, with statuses of its own (404 and 409 name what
+//! is missing or there already, since whoever asks may know).
+
+use axum::Json;
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
+use tollgate_client::{ErrorBody, ErrorDetail};
+use tollgate_ledger::books::ChangeError;
+use tollgate_store::vault::VaultError;
+use tollgate_store::view::ViewError;
+use tollgate_types::Refusal;
+use tollgate_types::directory::ChangeRefused;
+use utoipa::IntoResponses;
+
+use crate::http::refusal;
+
+#[derive(Debug)]
+pub struct Refused {
+    status: StatusCode,
+    code: &'static str,
+    message: String,
+    param: Option<&'static str>,
+}
+
+/// What any call may be answered with, for the description.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "only described")]
+pub enum Refusals {
+    #[response(status = 400, description = "`invalid_request`: malformed, too large, or a field that is not known")]
+    Invalid(#[to_schema] ErrorBody),
+    #[response(status = 401, description = "`invalid_api_key`: not the admin key")]
+    UnknownKey(#[to_schema] ErrorBody),
+    #[response(status = 404, description = "`not_found`: what is named does not exist")]
+    NotFound(#[to_schema] ErrorBody),
+    #[response(status = 409, description = "`conflict`: it exists already")]
+    Conflict(#[to_schema] ErrorBody),
+    #[response(status = 503, description = "`ledger_unavailable`: the journal cannot be written; nothing was changed for good")]
+    Unavailable(#[to_schema] ErrorBody),
+}
+
+// === impl Refused ===
+
+impl Refused {
+    pub fn invalid(message: impl Into<String>, param: Option<&'static str>) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, code: "invalid_request", message: message.into(), param }
+    }
+
+    /// A field that does not say what it should.
+    pub fn field(param: &'static str, message: impl ToString) -> Self {
+        Self::invalid(format!("{param}: {}", message.to_string()), Some(param))
+    }
+
+    pub fn not_found(message: impl Into<String>) -> Self {
+        Self { status: StatusCode::NOT_FOUND, code: "not_found", message: message.into(), param: None }
+    }
+
+    pub fn conflict(message: impl Into<String>) -> Self {
+        Self { status: StatusCode::CONFLICT, code: "conflict", message: message.into(), param: None }
+    }
+
+    pub fn method_not_allowed() -> Self {
+        let message = "this address does not take this method; see /admin/v1/openapi.json".to_owned();
+        Self { status: StatusCode::METHOD_NOT_ALLOWED, code: "invalid_request", message, param: None }
+    }
+
+    pub fn unknown_key() -> Self {
+        let message = "the admin key is missing or wrong; send it as 'Authorization: Bearer ...'".to_owned();
+        Self { status: StatusCode::UNAUTHORIZED, code: "invalid_api_key", message, param: None }
+    }
+
+    /// A fault of ours. What it was goes to the log only.
+    pub fn internal(what: &'static str, error: &dyn std::fmt::Display) -> Self {
+        tracing::error!(%error, what, "the control plane failed");
+        let message = format!("{what}; the gateway's log says why");
+        Self { status: StatusCode::INTERNAL_SERVER_ERROR, code: "internal", message, param: None }
+    }
+
+    fn unavailable(error: &dyn std::fmt::Display) -> Self {
+        tracing::error!(%error, "the control plane cannot write the journal");
+        let status = refusal::status(&Refusal::LedgerUnavailable);
+        let message = Refusal::LedgerUnavailable.to_string();
+        Self { status, code: Refusal::LedgerUnavailable.code(), message, param: None }
+    }
+
+    fn kind(&self) -> &'static str {
+        match self.status {
+            StatusCode::UNAUTHORIZED => "authentication_error",
+            status if status.is_client_error() => "invalid_request_error",
+            _ => "api_error",
+        }
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        let error = ErrorDetail {
+            kind: self.kind().to_owned(),
+            message: self.message,
+            param: self.param.map(str::to_owned),
+            code: Some(self.code.to_owned()),
+        };
+        (self.status, Json(ErrorBody { error })).into_response()
+    }
+}
+
+impl From<ChangeRefused> for Refused {
+    fn from(refused: ChangeRefused) -> Self {
+        match refused {
+            ChangeRefused::Exists { .. } => Self::conflict(refused.to_string()),
+            ChangeRefused::Missing { .. } => Self::not_found(refused.to_string()),
+        }
+    }
+}
+
+impl From<ChangeError> for Refused {
+    fn from(error: ChangeError) -> Self {
+        match error {
+            ChangeError::Refused(refused) => refused.into(),
+            ChangeError::Rejected(rejected) => Self::invalid(rejected.to_string(), None),
+            ChangeError::Unavailable(unavailable) => Self::unavailable(&unavailable),
+        }
+    }
+}
+
+impl From<tollgate_ledger::LogUnavailable> for Refused {
+    fn from(error: tollgate_ledger::LogUnavailable) -> Self {
+        Self::unavailable(&error)
+    }
+}
+
+impl From<VaultError> for Refused {
+    fn from(error: VaultError) -> Self {
+        Self::internal("the key file cannot be used", &error)
+    }
+}
+
+impl From<ViewError> for Refused {
+    fn from(error: ViewError) -> Self {
+        match error {
+            ViewError::TooManyGroups(_) => Self::invalid(error.to_string(), None),
+            _ => Self::internal("the view cannot be read", &error),
+        }
+    }
+}

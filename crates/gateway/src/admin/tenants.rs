@@ -1,0 +1,79 @@
+//! `/admin/v1/tenants`.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use http::StatusCode;
+use tollgate_client::{List, NewTenant, Tenant};
+use tollgate_types::directory::{self, Change, Plan};
+use tollgate_types::{PlanId, ProjectId, TenantId, Timestamp};
+
+use super::durable::{aside, change};
+use super::extract::{Body, Id, id};
+use super::label;
+use super::refused::{Refusals, Refused};
+use crate::app::App;
+
+/// Every tenant has it, so that a key needs no project of its own.
+pub const DEFAULT_PROJECT: &str = "default";
+
+/// Create a tenant, with a project `default`
+#[utoipa::path(post, path = "/admin/v1/tenants", tag = "tenants", request_body = NewTenant,
+    responses((status = 201, description = "Created", body = Tenant), Refusals))]
+pub async fn create(
+    State(app): State<Arc<App>>,
+    Body(new): Body<NewTenant>,
+) -> Result<(StatusCode, Json<Tenant>), Refused> {
+    let tenant: TenantId = id("id", &new.id)?;
+    let plan: PlanId = id("plan", new.plan.as_deref().unwrap_or(Plan::STANDARD))?;
+    let at = app.clock().now();
+    // Refused before a data key is made for it.
+    app.books.with_directory(|directory| {
+        directory.check(&Change::TenantCreated(made(&tenant, &plan, at)))
+    })?;
+    make_data_key(&app, &tenant).await?;
+    let created = directory::Tenant { label: label::seal(&app, &tenant, new.name.as_ref()).await?, ..made(&tenant, &plan, at) };
+    let project = directory::Project { tenant, id: default_project(), created_at: at, label: None };
+    change(&app, [Change::TenantCreated(created.clone()), Change::ProjectCreated(project)]).await?;
+    Ok((StatusCode::CREATED, Json(shown(&app, &created))))
+}
+
+/// List all tenants
+#[utoipa::path(get, path = "/admin/v1/tenants", tag = "tenants",
+    responses((status = 200, description = "All tenants, by id", body = List<Tenant>), Refusals))]
+pub async fn list(State(app): State<Arc<App>>) -> Json<List<Tenant>> {
+    let tenants: Vec<_> = app.books.with_directory(|directory| directory.tenants.values().cloned().collect());
+    Json(List { data: tenants.iter().map(|tenant| shown(&app, tenant)).collect() })
+}
+
+/// Show one tenant
+#[utoipa::path(get, path = "/admin/v1/tenants/{id}", tag = "tenants", params(("id" = String, Path, example = "demo")),
+    responses((status = 200, description = "The tenant", body = Tenant), Refusals))]
+pub async fn show(State(app): State<Arc<App>>, Id(id): Id<TenantId>) -> Result<Json<Tenant>, Refused> {
+    let tenant = app.books.with_directory(|directory| directory.tenant(&id).cloned())?;
+    Ok(Json(shown(&app, &tenant)))
+}
+
+pub fn default_project() -> ProjectId {
+    DEFAULT_PROJECT.parse().expect("'default' is a valid slug")
+}
+
+fn made(id: &TenantId, plan: &PlanId, created_at: Timestamp) -> directory::Tenant {
+    directory::Tenant { id: id.clone(), plan: plan.clone(), created_at, label: None }
+}
+
+/// Everything sealed for the tenant is sealed under it; so it is there, durably, before the tenant is.
+async fn make_data_key(app: &Arc<App>, tenant: &TenantId) -> Result<(), Refused> {
+    let (vault, tenant) = (Arc::clone(&app.vault), tenant.clone());
+    Ok(aside(move || vault.create(&tenant)).await??)
+}
+
+fn shown(app: &App, tenant: &directory::Tenant) -> Tenant {
+    Tenant {
+        id: tenant.id.to_string(),
+        name: label::open(&app.vault, &tenant.id, tenant.label.as_ref()),
+        plan: tenant.plan.to_string(),
+        created_at: tenant.created_at.to_string(),
+    }
+}

@@ -1,0 +1,203 @@
+//! The program's state: what every request can reach.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+use ring::rand::{SecureRandom, SystemRandom};
+use tollgate_admission::Admission;
+use tollgate_admission::price::{PriceBook, PriceBooks, SHIPPED};
+use tollgate_ledger::Books;
+use tollgate_store::journal::{self, Journal, JournalWriter};
+use tollgate_store::projector::Projector;
+use tollgate_store::store::Layout;
+use tollgate_store::vault::MasterKey;
+use tollgate_store::view::{Reader, ViewError};
+use tollgate_store::{Store, StoreError, StoreOptions, Vault};
+use tollgate_types::directory::{Change, Plan};
+use tollgate_types::{Clock, Refusal, RequestId, Timestamp};
+
+use crate::config::{self, Config, Route, Routing};
+use crate::metrics::Metrics;
+
+/// Shared by all workers.
+#[derive(Debug)]
+pub struct App {
+    pub books: Arc<Books<JournalWriter>>,
+    pub journal: Journal,
+    pub vault: Arc<Vault>,
+    pub projector: Projector,
+    pub admission: Admission,
+    pub metrics: Metrics,
+    pub server: config::Server,
+    pub admin_key: tollgate_serving::Secret,
+    pub request_ids: RequestIds,
+    /// The store's folder.
+    pub dir: PathBuf,
+    routing: ArcSwap<Routing>,
+    draining: AtomicBool,
+}
+
+/// Makes ids that no two requests share, on any node.
+#[derive(Debug)]
+pub struct RequestIds {
+    /// 40 random bits of this start, then a 40-bit count.
+    next: AtomicU64,
+    start: u128,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the price book {path}: {problem}")]
+    Prices { path: String, problem: String },
+    #[error("the first plan cannot be made: {0}")]
+    FirstPlan(String),
+    #[error("the system gives no randomness")]
+    NoRandomness,
+}
+
+// === impl App ===
+
+impl App {
+    /// Opens the store and everything over it. The store is given back to be closed after the last request.
+    pub fn start(config: &Config, clock: Clock) -> Result<(Arc<Self>, Store), StartError> {
+        let master_key = MasterKey::from_hex(config.master_key.expose()).map_err(StoreError::from)?;
+        let options = StoreOptions {
+            dir: config.store.dir.clone(),
+            journal: journal::Options { segment_bytes: config.store.segment_bytes, gather: config.store.gather },
+            clock: clock.clone(),
+        };
+        let store = Store::open(&options, Box::new(master_key))?;
+        if store.recovered > 0 {
+            tracing::warn!(reservations = store.recovered, "left pending by the last process: indeterminate, and still held");
+        }
+        make_first_plan(&store)?;
+        let prices = load_prices(&config.price_books, &store.layout())?;
+        let admission = Admission::new(&store.books.directory(), prices, store.vault.api_key_hasher(), clock);
+        let app = Self {
+            books: Arc::clone(&store.books),
+            journal: store.journal.clone(),
+            vault: Arc::clone(&store.vault),
+            projector: store.projector.clone(),
+            admission,
+            metrics: Metrics::new(config.server.metric_tenants_max),
+            server: config.server.clone(),
+            admin_key: config.admin_key.clone(),
+            request_ids: RequestIds::new()?,
+            dir: store.dir.clone(),
+            routing: ArcSwap::from_pointee(config.routing.clone()),
+            draining: AtomicBool::new(false),
+        };
+        Ok((Arc::new(app), store))
+    }
+
+    pub fn clock(&self) -> &Clock {
+        self.books.clock()
+    }
+
+    pub fn routing(&self) -> Arc<Routing> {
+        self.routing.load_full()
+    }
+
+    /// The route of that name. Every tenant may use every route, until policy says otherwise.
+    pub fn route(&self, name: &str) -> Result<Arc<Route>, Refusal> {
+        let shown = || name.chars().take(100).collect();
+        self.routing.load().routes.get(name).cloned().ok_or_else(|| Refusal::ModelNotFound { model: shown() })
+    }
+
+    /// Takes over what a reload may change. Requests under way keep what they began with.
+    pub fn reload(&self, config: &Config) -> Result<(), StartError> {
+        let prices = load_prices(&config.price_books, &Layout::of(&self.dir))?;
+        self.admission.publish_prices(prices);
+        self.routing.store(Arc::new(config.routing.clone()));
+        Ok(())
+    }
+
+    /// Publishes the directory to admission. For after a change of it is durable; a revocation may be published before.
+    pub fn publish_directory(&self) {
+        self.books.with_directory(|directory| self.admission.publish(directory));
+    }
+
+    /// Opens the view for questions.
+    pub fn view(&self) -> Result<Reader, ViewError> {
+        Reader::open(&Layout::of(&self.dir).view)
+    }
+
+    pub fn begin_drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    /// Why no new work is taken on, if it is not.
+    pub fn not_ready(&self) -> Option<String> {
+        if self.draining.load(Ordering::Acquire) {
+            return Some("draining".to_owned());
+        }
+        self.journal.health().err().map(|error| error.to_string())
+    }
+
+    pub fn render_metrics(&self) -> String {
+        self.metrics.budgets(&self.books.budgets(|scope| scope.kind() == "tenant"));
+        self.metrics.ledger(&self.books.audit());
+        self.metrics.render()
+    }
+}
+
+/// A new store gets the plan that tenants have who were given none.
+fn make_first_plan(store: &Store) -> Result<(), StartError> {
+    if store.books.with_directory(|directory| !directory.plans.is_empty()) {
+        return Ok(());
+    }
+    let wrong = |error: &dyn ToString| StartError::FirstPlan(error.to_string());
+    let position = store.books.change(Change::PlanSet(Plan::standard())).map_err(|error| wrong(&error))?;
+    store.journal.wait_durable(position).map_err(|error| wrong(&error))
+}
+
+/// The shipped book, then the configured ones, then those that were pushed, oldest first; the later ones win.
+fn load_prices(books: &[PathBuf], layout: &Layout) -> Result<PriceBooks, StartError> {
+    let parse = |path: String, text: &str| {
+        PriceBook::parse(text)
+            .map(Arc::new)
+            .map_err(|error| StartError::Prices { path, problem: error.to_string() })
+    };
+    let mut all = vec![parse("that is shipped".to_owned(), SHIPPED)?];
+    let unreadable = |path: &PathBuf, error: std::io::Error| StartError::Prices {
+        path: path.display().to_string(),
+        problem: error.to_string(),
+    };
+    for path in books.iter().chain(&pushed_books(layout)) {
+        let text = std::fs::read_to_string(path).map_err(|error| unreadable(path, error))?;
+        all.push(parse(path.display().to_string(), &text)?);
+    }
+    PriceBooks::new(all)
+        .map_err(|error| StartError::Prices { path: "of this version".to_owned(), problem: error.to_string() })
+}
+
+/// Books that were pushed to this store; their names begin with the order they were pushed in.
+fn pushed_books(layout: &Layout) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(&layout.prices).into_iter().flatten().flatten();
+    let mut paths: Vec<_> =
+        entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "toml")).collect();
+    paths.sort();
+    paths
+}
+
+// === impl RequestIds ===
+
+impl RequestIds {
+    const COUNT_BITS: u32 = 40;
+
+    fn new() -> Result<Self, StartError> {
+        let mut bytes = [0; 8];
+        SystemRandom::new().fill(&mut bytes).map_err(|_| StartError::NoRandomness)?;
+        let start = u128::from(u64::from_le_bytes(bytes) >> (64 - Self::COUNT_BITS));
+        Ok(Self { next: AtomicU64::new(0), start })
+    }
+
+    pub fn next(&self, now: Timestamp) -> RequestId {
+        let count = self.next.fetch_add(1, Ordering::Relaxed) & ((1 << Self::COUNT_BITS) - 1);
+        RequestId::new(now, self.start << Self::COUNT_BITS | u128::from(count))
+    }
+}

@@ -1,0 +1,620 @@
+//! Configuration: said, then meant. [`RawConfig`] mirrors the file, with a doc comment and a default for each field (from
+//! which `docs/configuration.md` is made); [`Config`] is what the program holds, checked.
+//!
+//! `TOLLGATE_SECTION__FIELD` overrides a field of the file. Secrets are references: `env:NAME` or `file:PATH`.
+
+mod reference;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Uri;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use tollgate_admission::Target;
+use tollgate_serving::preset;
+use tollgate_serving::{Provider, Secret, Timeouts};
+
+pub use reference::markdown;
+
+/// What the file says.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawConfig {
+    pub server: RawServer,
+    pub store: RawStore,
+    pub secrets: RawSecrets,
+    pub prices: RawPrices,
+    pub log: RawLog,
+    /// The providers, by a name of your choice: `[providers.openai]`.
+    pub providers: BTreeMap<String, RawProvider>,
+    /// The models that callers may ask for, by the name they use: `[routes."gpt-4o-mini"]`.
+    pub routes: BTreeMap<String, RawRoute>,
+}
+
+/// Where and how requests are taken.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawServer {
+    /// Address and port to listen on.
+    pub listen: String,
+    /// Threads that serve requests; 0 means one for each available core.
+    pub workers: usize,
+    /// Largest request body, in bytes. A larger one is refused with `invalid_request`.
+    pub body_bytes_max: usize,
+    /// Largest answer that is not a stream, in bytes. A provider's larger one is a `provider_error`.
+    pub answer_bytes_max: usize,
+    /// Open connections, per worker. Further ones wait in the system's queue.
+    pub connections_max: usize,
+    /// How long a client may take to send a request's head, in milliseconds.
+    pub header_timeout_ms: u64,
+    /// How long a client may take to send a request's body, in milliseconds.
+    pub body_timeout_ms: u64,
+    /// After SIGTERM: how long requests under way may take to end, in seconds.
+    pub drain_seconds: u64,
+    /// Tenants that have a metric label of their own; the others share `other`.
+    pub metric_tenants_max: usize,
+    /// TLS; without it the gateway speaks plain HTTP.
+    pub tls: Option<RawTls>,
+}
+
+/// A certificate for the gateway's own address.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RawTls {
+    /// File with the certificate and its chain, in PEM.
+    pub cert: PathBuf,
+    /// The private key in PEM, as a reference: `file:PATH` or `env:NAME`.
+    pub key: String,
+}
+
+/// Where money is remembered.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawStore {
+    /// Folder of the journal, its view and the keys. One process at a time.
+    pub dir: PathBuf,
+    /// Size of a journal segment, in bytes. Two are on disk at least.
+    pub segment_bytes: usize,
+    /// How long a commit may wait for others to share its fsync once there is a crowd, in microseconds.
+    pub gather_us: u64,
+    /// A reservation whose outcome is unknown after a crash is posted at its full hold after this many hours.
+    pub indeterminate_hours: u64,
+}
+
+/// The two secrets of the gateway itself.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawSecrets {
+    /// Wraps the tenants' data keys: a reference to 64 hexadecimal digits. Lose it, and what is sealed is lost.
+    pub master_key: String,
+    /// Bearer token of `/admin/v1`: a reference to at least 16 characters.
+    pub admin_key: String,
+}
+
+/// What work costs.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawPrices {
+    /// Price books (files) that add to, and where they overlap override, the shipped one.
+    pub books: Vec<PathBuf>,
+}
+
+/// What is logged, to standard error. Prompts, keys and secrets never are.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawLog {
+    /// A level (`error`, `warn`, `info`, `debug`), or a filter in tracing's own syntax.
+    pub filter: String,
+    /// JSON lines instead of text.
+    pub json: bool,
+}
+
+/// One provider: anything that speaks OpenAI's API.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawProvider {
+    /// A known provider (`tollgate serve --help` lists them), or `custom`.
+    pub preset: String,
+    /// Its address up to `/chat/completions`. The preset's, if left out.
+    pub base_url: Option<String>,
+    /// Its API key, as a reference. The preset's environment variable, if left out and set.
+    pub api_key: Option<String>,
+    /// Under which provider's name the price books know it. The preset's, if left out; `custom`: this provider's name.
+    pub priced_as: Option<String>,
+    /// Speak HTTP/2 to a plain `http://` address. Over TLS it is negotiated.
+    pub http2: bool,
+    /// How long to wait for a connection, in milliseconds.
+    pub connect_timeout_ms: u64,
+    /// How long to wait for the first byte of an answer, in milliseconds.
+    pub first_byte_timeout_ms: u64,
+    /// How long an answer may pause, in milliseconds.
+    pub idle_timeout_ms: u64,
+    /// How long an answer may take in all, in milliseconds.
+    pub total_timeout_ms: u64,
+    /// Idle connections kept, per worker.
+    pub idle_connections_max: usize,
+    /// File with certificates, in PEM, to trust besides the public authorities.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// One model that callers may ask for.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RawRoute {
+    /// Which of the providers serves it.
+    pub provider: String,
+    /// The model's name at that provider. The route's own name, if left out.
+    #[serde(default)]
+    pub model: Option<String>,
+    /// Bound on output tokens that is sent when the caller sends none, and held for.
+    #[serde(default = "max_tokens_default")]
+    pub max_tokens_default: u64,
+}
+
+fn max_tokens_default() -> u64 {
+    4096
+}
+
+/// What the program holds.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub server: Server,
+    pub store: Store,
+    pub master_key: Secret,
+    pub admin_key: Secret,
+    pub price_books: Vec<PathBuf>,
+    pub log: RawLog,
+    pub routing: Routing,
+}
+
+#[derive(Clone, Debug)]
+pub struct Server {
+    pub listen: SocketAddr,
+    pub workers: usize,
+    pub body_bytes_max: usize,
+    pub answer_bytes_max: usize,
+    pub connections_max: usize,
+    pub header_timeout: Duration,
+    pub body_timeout: Duration,
+    pub drain: Duration,
+    pub metric_tenants_max: usize,
+    pub tls: Option<Tls>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Tls {
+    pub cert: Vec<CertificateDer<'static>>,
+    pub key: Secret,
+}
+
+#[derive(Clone, Debug)]
+pub struct Store {
+    pub dir: PathBuf,
+    pub segment_bytes: usize,
+    pub gather: Duration,
+    pub indeterminate_age: Duration,
+}
+
+/// Providers and routes: what a reload may change while requests are under way.
+#[derive(Clone, Debug, Default)]
+pub struct Routing {
+    pub providers: BTreeMap<String, Arc<Provider>>,
+    pub routes: BTreeMap<String, Arc<Route>>,
+}
+
+/// A name that callers may ask for, and its one candidate.
+#[derive(Clone, Debug)]
+pub struct Route {
+    pub target: Target,
+    pub provider: Arc<Provider>,
+}
+
+/// Everything that is wrong with a configuration, each with what to do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the configuration cannot be used:\n  - {}", .0.join("\n  - "))]
+pub struct ConfigError(pub Vec<String>);
+
+/// Admin keys shorter than this, and these, are no secrets.
+const ADMIN_KEY_CHARS_MIN: usize = 16;
+const PUBLISHED_KEYS: [&str; 6] = ["changeme", "admin", "password", "secret", "tollgate", "demo"];
+
+// === impl defaults ===
+
+impl Default for RawServer {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:8080".to_owned(),
+            workers: 0,
+            body_bytes_max: 16 * 1024 * 1024,
+            answer_bytes_max: 64 * 1024 * 1024,
+            connections_max: 16_384,
+            header_timeout_ms: 10_000,
+            body_timeout_ms: 60_000,
+            drain_seconds: 30,
+            metric_tenants_max: 200,
+            tls: None,
+        }
+    }
+}
+
+impl Default for RawStore {
+    fn default() -> Self {
+        Self {
+            dir: PathBuf::from(".tollgate/data"),
+            segment_bytes: 32 * 1024 * 1024,
+            gather_us: 300,
+            indeterminate_hours: 24,
+        }
+    }
+}
+
+impl Default for RawSecrets {
+    fn default() -> Self {
+        Self { master_key: "env:TOLLGATE_MASTER_KEY".to_owned(), admin_key: "env:TOLLGATE_ADMIN_KEY".to_owned() }
+    }
+}
+
+impl Default for RawLog {
+    fn default() -> Self {
+        Self { filter: "info".to_owned(), json: false }
+    }
+}
+
+impl Default for RawProvider {
+    fn default() -> Self {
+        Self {
+            preset: "custom".to_owned(),
+            base_url: None,
+            api_key: None,
+            priced_as: None,
+            http2: false,
+            connect_timeout_ms: 3_000,
+            first_byte_timeout_ms: 120_000,
+            idle_timeout_ms: 60_000,
+            total_timeout_ms: 600_000,
+            idle_connections_max: 256,
+            ca_file: None,
+        }
+    }
+}
+
+// === impl Config ===
+
+impl Config {
+    /// Reads the file, lays the environment over it, and checks the whole.
+    pub fn load(path: &Path, environment: &Environment) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            ConfigError(vec![format!("{}: {error}; name another file with --config", path.display())])
+        })?;
+        Self::parse(&text, path, environment)
+    }
+
+    /// Checks a configuration's text. `path` is for messages only.
+    pub fn parse(text: &str, path: &Path, environment: &Environment) -> Result<Self, ConfigError> {
+        let wrong = |error: &dyn ToString| ConfigError(vec![format!("{}: {}", path.display(), error.to_string())]);
+        let mut table: toml::Table = text.parse().map_err(|error: toml::de::Error| wrong(&error))?;
+        environment.override_fields(&mut table);
+        let raw = RawConfig::deserialize(table).map_err(|error| wrong(&error))?;
+        Self::check(&raw, environment)
+    }
+
+    fn check(raw: &RawConfig, environment: &Environment) -> Result<Self, ConfigError> {
+        let mut check = Check { environment, problems: Vec::new() };
+        let server = check.server(&raw.server);
+        let store = check.store(&raw.store);
+        let master_key = check.secret("secrets.master_key", &raw.secrets.master_key);
+        let admin_key = check.secret("secrets.admin_key", &raw.secrets.admin_key);
+        check.not_published(&admin_key, server.listen);
+        let routing = check.routing(raw);
+        if !check.problems.is_empty() {
+            return Err(ConfigError(check.problems));
+        }
+        let (price_books, log) = (raw.prices.books.clone(), raw.log.clone());
+        Ok(Self { server, store, master_key, admin_key, price_books, log, routing })
+    }
+}
+
+/// The variables that configuration may refer to: the process's own, or a test's.
+#[derive(Clone, Debug, Default)]
+pub struct Environment(BTreeMap<String, String>);
+
+// === impl Environment ===
+
+impl Environment {
+    #[expect(clippy::disallowed_methods, reason = "this is the room that reads the environment")]
+    pub fn of_process() -> Self {
+        let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        };
+        Self(std::env::vars_os().filter_map(text).collect())
+    }
+
+    pub fn of<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        Self(pairs.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
+    }
+
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    /// `TOLLGATE_SERVER__LISTEN=...` sets `server.listen`. A value that reads as TOML is that; any other is a string.
+    fn override_fields(&self, table: &mut toml::Table) {
+        for (name, value) in &self.0 {
+            let Some(path) = name.strip_prefix("TOLLGATE_").filter(|path| path.contains("__")) else { continue };
+            let path: Vec<_> = path.split("__").map(str::to_lowercase).collect();
+            let read: Option<toml::Table> = format!("value = {value}").parse().ok();
+            let value = read.and_then(|mut t| t.remove("value")).unwrap_or_else(|| toml::Value::String(value.clone()));
+            set(table, &path, value);
+        }
+    }
+}
+
+fn set(table: &mut toml::Table, path: &[String], value: toml::Value) {
+    match path {
+        [] => {}
+        [field] => drop(table.insert(field.clone(), value)),
+        [section, rest @ ..] => {
+            let inner = table.entry(section.clone()).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+            if let toml::Value::Table(inner) = inner {
+                set(inner, rest, value);
+            }
+        }
+    }
+}
+
+/// Collects what is wrong, so that one start tells it all.
+struct Check<'a> {
+    environment: &'a Environment,
+    problems: Vec<String>,
+}
+
+// === impl Check ===
+
+impl Check<'_> {
+    fn server(&mut self, raw: &RawServer) -> Server {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let listen = raw.listen.parse().unwrap_or_else(|_| {
+            self.problem(format!("server.listen: {:?} is not an address and port such as \"127.0.0.1:8080\"", raw.listen));
+            any
+        });
+        self.at_least("server.body_bytes_max", raw.body_bytes_max, 1024);
+        self.at_least("server.answer_bytes_max", raw.answer_bytes_max, 1024);
+        self.at_least("server.connections_max", raw.connections_max, 1);
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Server {
+            listen,
+            workers: if raw.workers == 0 { cores } else { raw.workers.min(256) },
+            body_bytes_max: raw.body_bytes_max,
+            answer_bytes_max: raw.answer_bytes_max,
+            connections_max: raw.connections_max,
+            header_timeout: Duration::from_millis(raw.header_timeout_ms),
+            body_timeout: Duration::from_millis(raw.body_timeout_ms),
+            drain: Duration::from_secs(raw.drain_seconds),
+            metric_tenants_max: raw.metric_tenants_max,
+            tls: raw.tls.as_ref().map(|tls| self.tls(tls)),
+        }
+    }
+
+    fn tls(&mut self, raw: &RawTls) -> Tls {
+        let cert = self.certificates("server.tls.cert", &raw.cert);
+        Tls { cert, key: self.secret("server.tls.key", &raw.key) }
+    }
+
+    fn certificates(&mut self, field: &str, path: &Path) -> Vec<CertificateDer<'static>> {
+        let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        match read {
+            Ok(certificates) if !certificates.is_empty() => certificates,
+            Ok(_) => {
+                self.problem(format!("{field}: {} holds no certificate", path.display()));
+                Vec::new()
+            }
+            Err(error) => {
+                self.problem(format!("{field}: {}: {error}", path.display()));
+                Vec::new()
+            }
+        }
+    }
+
+    fn store(&mut self, raw: &RawStore) -> Store {
+        self.at_least("store.segment_bytes", raw.segment_bytes, tollgate_store::journal::SEGMENT_BYTES_MIN);
+        Store {
+            dir: raw.dir.clone(),
+            segment_bytes: raw.segment_bytes,
+            gather: Duration::from_micros(raw.gather_us.min(100_000)),
+            indeterminate_age: Duration::from_secs(raw.indeterminate_hours.saturating_mul(3600)),
+        }
+    }
+
+    fn routing(&mut self, raw: &RawConfig) -> Routing {
+        let providers: BTreeMap<_, _> = raw
+            .providers
+            .iter()
+            .filter_map(|(name, raw)| Some((name.clone(), Arc::new(self.provider(name, raw)?))))
+            .collect();
+        let mut routes = BTreeMap::new();
+        for (name, route) in &raw.routes {
+            match providers.get(&route.provider) {
+                Some(provider) => drop(routes.insert(name.clone(), Arc::new(self.route(name, route, provider)))),
+                None if raw.providers.contains_key(&route.provider) => {}
+                None => self.problem(format!(
+                    "routes.{name:?}.provider: there is no [providers.{}]; there are: {}",
+                    route.provider,
+                    raw.providers.keys().cloned().collect::<Vec<_>>().join(", ")
+                )),
+            }
+        }
+        Routing { providers, routes }
+    }
+
+    fn provider(&mut self, name: &str, raw: &RawProvider) -> Option<Provider> {
+        let Some(preset) = preset::find(&raw.preset) else {
+            self.problem(format!("providers.{name}.preset: {:?} is unknown; one of: {}", raw.preset, preset::names()));
+            return None;
+        };
+        let address = raw.base_url.as_deref().or(preset.base_url);
+        let base_url = match address.map(Uri::try_from) {
+            Some(Ok(uri)) if matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some() => uri,
+            _ => {
+                self.problem(format!("providers.{name}.base_url: give an address such as \"https://host/v1\""));
+                return None;
+            }
+        };
+        let api_key = match (&raw.api_key, preset.key_env) {
+            (Some(reference), _) => Some(self.secret(&format!("providers.{name}.api_key"), reference)),
+            (None, Some(variable)) => self.environment.get(variable).map(|key| Secret::new(key.to_owned())),
+            (None, None) => None,
+        };
+        let priced_as = raw.priced_as.as_deref().unwrap_or(if preset.name == "custom" { name } else { preset.name });
+        let field = format!("providers.{name}.ca_file");
+        Some(Provider {
+            name: name.into(),
+            priced_as: priced_as.into(),
+            base_url,
+            api_key,
+            http2: raw.http2,
+            output_limit: preset.output_limit,
+            timeouts: Timeouts {
+                connect: Duration::from_millis(raw.connect_timeout_ms),
+                first_byte: Duration::from_millis(raw.first_byte_timeout_ms),
+                idle: Duration::from_millis(raw.idle_timeout_ms),
+                total: Duration::from_millis(raw.total_timeout_ms),
+            },
+            idle_connections_max: raw.idle_connections_max,
+            authorities: raw.ca_file.as_deref().map(|path| self.certificates(&field, path)).unwrap_or_default(),
+        })
+    }
+
+    fn route(&mut self, name: &str, raw: &RawRoute, provider: &Arc<Provider>) -> Route {
+        self.at_least(&format!("routes.{name:?}.max_tokens_default"), raw.max_tokens_default, 1);
+        let target = Target {
+            route: name.into(),
+            provider: Arc::clone(&provider.name),
+            priced_as: Arc::clone(&provider.priced_as),
+            model: raw.model.as_deref().unwrap_or(name).into(),
+            max_tokens_default: raw.max_tokens_default,
+            total_timeout: provider.timeouts.total,
+        };
+        Route { target, provider: Arc::clone(provider) }
+    }
+
+    /// Resolves `env:NAME` or `file:PATH`. A secret is never in the configuration itself.
+    fn secret(&mut self, field: &str, reference: &str) -> Secret {
+        let found = match reference.split_once(':') {
+            Some(("env", name)) => {
+                self.environment.get(name).map(str::to_owned).ok_or(format!("the variable {name} is not set"))
+            }
+            Some(("file", path)) => std::fs::read_to_string(path)
+                .map(|text| text.trim_end_matches(['\r', '\n']).to_owned())
+                .map_err(|error| format!("{path}: {error}")),
+            _ => Err("a secret must be a reference: \"env:NAME\" or \"file:PATH\"".to_owned()),
+        };
+        match found {
+            Ok(text) if !text.is_empty() => return Secret::new(text),
+            Ok(_) => self.problem(format!("{field}: the secret is empty")),
+            Err(reason) => self.problem(format!("{field}: {reason}")),
+        }
+        Secret::new(String::new())
+    }
+
+    fn not_published(&mut self, admin_key: &Secret, listen: SocketAddr) {
+        let key = admin_key.expose();
+        let guessable = key.len() < ADMIN_KEY_CHARS_MIN
+            || PUBLISHED_KEYS.iter().any(|known| key.to_lowercase().starts_with(known));
+        if !key.is_empty() && guessable && !listen.ip().is_loopback() {
+            self.problem(format!(
+                "secrets.admin_key: a key of at least {ADMIN_KEY_CHARS_MIN} characters that is no common word is \
+                 needed to listen on {listen}; make one with: head -c 32 /dev/urandom | base64"
+            ));
+        }
+    }
+
+    fn at_least<T: PartialOrd + std::fmt::Display>(&mut self, field: &str, value: T, least: T) {
+        if value < least {
+            self.problem(format!("{field}: {value} is too small; at least {least}"));
+        }
+    }
+
+    fn problem(&mut self, problem: String) {
+        self.problems.push(problem);
+    }
+}
+
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+        [providers.sim]
+        base_url = "http://127.0.0.1:9090/v1"
+        api_key = "env:SIM_KEY"
+        [routes.small]
+        provider = "sim"
+        model = "gpt-4o-mini"
+    "#;
+
+    fn environment() -> Environment {
+        Environment::of([
+            ("TOLLGATE_MASTER_KEY", "00"),
+            ("TOLLGATE_ADMIN_KEY", "a-long-enough-admin-key"),
+            ("SIM_KEY", "sk-canary"),
+        ])
+    }
+
+    fn parse(text: &str, environment: &Environment) -> Result<Config, ConfigError> {
+        Config::parse(text, Path::new("tollgate.toml"), environment)
+    }
+
+    fn problem(text: &str) -> String {
+        parse(text, &environment()).expect_err("it is wrong").to_string()
+    }
+
+    #[test]
+    fn a_good_file_is_meant_as_it_is_said() {
+        let config = parse(GOOD, &environment()).expect("it is good");
+        let route = &config.routing.routes["small"];
+        assert_eq!((&*route.target.model, &*route.target.priced_as), ("gpt-4o-mini", "sim"));
+        assert_eq!(route.provider.api_key.as_ref().map(Secret::expose), Some("sk-canary"));
+        assert!(!format!("{config:?}").contains("canary"), "secrets print as [redacted]");
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_all_at_once_with_what_to_do() {
+        let text = problem("[server]\nlisten = \"here\"\nbody_bytes_max = 1\n[routes.x]\nprovider = \"gone\"");
+        for part in ["server.listen", "server.body_bytes_max", "there is no [providers.gone]"] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+        assert!(problem("[server]\nlisen = \"x\"").contains("unknown field"));
+        assert!(problem("[providers.p]\npreset = \"nobody\"").contains("openrouter"));
+        assert!(problem("[secrets]\nadmin_key = \"plain-text-secret\"").contains("must be a reference"));
+        assert!(problem("[secrets]\nadmin_key = \"env:NOT_SET\"").contains("NOT_SET is not set"));
+        assert!(problem("[store]\nsegment_bytes = 10").contains("store.segment_bytes"));
+    }
+
+    #[test]
+    fn the_environment_overrides_the_file() {
+        let mut environment = environment();
+        environment.0.insert("TOLLGATE_SERVER__LISTEN".into(), "127.0.0.1:9999".into());
+        environment.0.insert("TOLLGATE_STORE__GATHER_US".into(), "50".into());
+        environment.0.insert("TOLLGATE_PROVIDERS__SIM__HTTP2".into(), "true".into());
+        let config = parse(GOOD, &environment).expect("it is good");
+        assert_eq!(config.server.listen.port(), 9999);
+        assert_eq!(config.store.gather, Duration::from_micros(50));
+        assert!(config.routing.providers["sim"].http2);
+    }
+
+    #[test]
+    fn a_guessable_admin_key_is_refused_on_a_public_address() {
+        let mut environment = environment();
+        environment.0.insert("TOLLGATE_ADMIN_KEY".into(), "changeme-changeme-changeme".into());
+        assert!(parse("", &environment).is_ok(), "on loopback it may be");
+        environment.0.insert("TOLLGATE_SERVER__LISTEN".into(), "0.0.0.0:8080".into());
+        assert!(parse("", &environment).expect_err("refused").to_string().contains("secrets.admin_key"));
+    }
+}

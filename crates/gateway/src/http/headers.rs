@@ -1,0 +1,153 @@
+//! The headers we read and the headers we send, by name.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
+use tollgate_admission::RateState;
+use tollgate_ledger::Amounts;
+use tollgate_types::{PicoSum, Refusal, RequestId};
+
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+const PROJECT: HeaderName = HeaderName::from_static("x-tollgate-project");
+const COST: HeaderName = HeaderName::from_static("x-tollgate-cost-usd");
+const CHARGE: HeaderName = HeaderName::from_static("x-tollgate-charge-usd");
+const REMAINING: HeaderName = HeaderName::from_static("x-tollgate-budget-remaining-usd");
+const MODEL: HeaderName = HeaderName::from_static("x-tollgate-model");
+const CACHE: HeaderName = HeaderName::from_static("x-tollgate-cache");
+const LIMIT_REQUESTS: HeaderName = HeaderName::from_static("x-ratelimit-limit-requests");
+const REMAINING_REQUESTS: HeaderName = HeaderName::from_static("x-ratelimit-remaining-requests");
+const RESET_REQUESTS: HeaderName = HeaderName::from_static("x-ratelimit-reset-requests");
+
+/// What a caller may say of a request besides its body, to find its cost again later.
+const ATTRIBUTION: [(&str, HeaderName); 4] = [
+    ("end_user", HeaderName::from_static("x-tollgate-end-user")),
+    ("run_id", HeaderName::from_static("x-run-id")),
+    ("task_id", HeaderName::from_static("x-task-id")),
+    ("feature", HeaderName::from_static("x-feature")),
+];
+/// Longest of these, in bytes.
+pub const ATTRIBUTION_BYTES_MAX: usize = 256;
+
+/// The key that is presented, as a bearer token or in `x-api-key`.
+pub fn api_key(headers: &HeaderMap) -> Option<&str> {
+    let bearer = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(|value| {
+        let (scheme, token) = value.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+    });
+    bearer.or_else(|| headers.get(API_KEY).and_then(|value| value.to_str().ok()))
+}
+
+pub fn project(headers: &HeaderMap) -> Option<&HeaderValue> {
+    headers.get(PROJECT)
+}
+
+/// The attribution as JSON, or nothing if the caller sent none.
+pub fn attribution(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
+    let mut found = serde_json::Map::new();
+    for (field, header) in &ATTRIBUTION {
+        let Some(value) = headers.get(header) else { continue };
+        let text = value.to_str().ok().filter(|text| text.len() <= ATTRIBUTION_BYTES_MAX).ok_or_else(|| {
+            Refusal::invalid(format!("the header '{header}' must be plain text of at most {ATTRIBUTION_BYTES_MAX} bytes"))
+        })?;
+        found.insert((*field).to_owned(), text.into());
+    }
+    Ok((!found.is_empty()).then(|| serde_json::Value::Object(found).to_string()))
+}
+
+/// What every answer bears.
+pub fn identify(headers: &mut HeaderMap, id: RequestId) {
+    headers.insert(REQUEST_ID, request_id(id));
+}
+
+pub fn request_id(id: RequestId) -> HeaderValue {
+    value(&id.to_string())
+}
+
+/// What every admitted request's answer bears.
+pub fn admitted(headers: &mut HeaderMap, model: &str, rate: RateState) {
+    if let Ok(model) = HeaderValue::from_str(model) {
+        headers.insert(MODEL, model);
+    }
+    headers.insert(CACHE, HeaderValue::from_static("bypass"));
+    if let Some(allowance) = rate.requests {
+        headers.insert(LIMIT_REQUESTS, HeaderValue::from(allowance.limit));
+        headers.insert(REMAINING_REQUESTS, HeaderValue::from(allowance.remaining));
+        headers.insert(RESET_REQUESTS, value(&duration(allowance.reset)));
+    }
+}
+
+/// What a settled request's answer bears.
+pub fn settled(headers: &mut HeaderMap, amounts: Amounts, remaining: Option<PicoSum>) {
+    headers.insert(COST, value(&amounts.cost.to_string()));
+    headers.insert(CHARGE, value(&amounts.charge.to_string()));
+    if let Some(remaining) = remaining {
+        headers.insert(REMAINING, value(&remaining.to_string()));
+    }
+}
+
+/// The same, as the last comment of a stream.
+pub fn settled_comment(id: RequestId, amounts: Amounts, remaining: Option<PicoSum>) -> String {
+    let mut text = format!(": x-request-id={id} x-tollgate-cost-usd={} x-tollgate-charge-usd={}", amounts.cost, amounts.charge);
+    if let Some(remaining) = remaining {
+        let _ = write!(text, " x-tollgate-budget-remaining-usd={remaining}");
+    }
+    text.push_str("\n\n");
+    text
+}
+
+/// OpenAI's way to write a duration: `12ms`, `1.5s`, `6m0s`.
+fn duration(duration: Duration) -> String {
+    let (seconds, millis) = (duration.as_secs(), duration.subsec_millis());
+    match (seconds / 60, seconds % 60) {
+        (0, 0) => format!("{millis}ms"),
+        (0, seconds) if millis == 0 => format!("{seconds}s"),
+        (0, seconds) => format!("{seconds}.{millis:03}s"),
+        (minutes, seconds) => format!("{minutes}m{seconds}s"),
+    }
+}
+
+fn value(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).expect("ids, amounts and durations are plain text")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs.iter().map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v))).collect()
+    }
+
+    #[test]
+    fn a_key_is_read_from_either_header() {
+        let check = |pairs: &[(&'static str, &'static str)], key: Option<&str>| {
+            assert_eq!(api_key(&headers(pairs)), key, "{pairs:?}");
+        };
+        check(&[("authorization", "Bearer tg_1")], Some("tg_1"));
+        check(&[("authorization", "bearer  tg_1")], Some("tg_1"));
+        check(&[("x-api-key", "tg_2")], Some("tg_2"));
+        check(&[("authorization", "Basic dXNlcg=="), ("x-api-key", "tg_2")], Some("tg_2"));
+        check(&[("authorization", "tg_1")], None);
+        check(&[], None);
+    }
+
+    #[test]
+    fn durations_are_written_as_openai_writes_them() {
+        let check = |millis: u64, text: &str| assert_eq!(duration(Duration::from_millis(millis)), text);
+        check(12, "12ms");
+        check(1500, "1.500s");
+        check(2000, "2s");
+        check(360_000, "6m0s");
+    }
+
+    #[test]
+    fn attribution_is_collected_and_bounded() {
+        let found = attribution(&headers(&[("x-run-id", "r1"), ("x-feature", "search")])).expect("fine");
+        assert_eq!(found.as_deref(), Some(r#"{"run_id":"r1","feature":"search"}"#));
+        assert_eq!(attribution(&headers(&[])).expect("fine"), None);
+        let long: &'static str = "x".repeat(257).leak();
+        assert!(attribution(&headers(&[("x-run-id", long)])).is_err());
+    }
+}

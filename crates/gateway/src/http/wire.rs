@@ -1,0 +1,427 @@
+//! OpenAI's requests: reads what deciding needs to know, and changes only what must be changed. Every other byte goes
+//! to the provider as it came.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::ops::Range;
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+use tollgate_serving::top_level::TopLevel;
+use tollgate_types::{Call, OutputLimit, Refusal, Surface};
+
+/// A request as it came, and where in it the parts are that may have to change.
+#[derive(Debug)]
+pub struct WireRequest<'a> {
+    pub call: Call<'a>,
+    top: TopLevel<'a>,
+}
+
+/// What the request has to become before it may go out.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds<'a> {
+    /// The model's name at the provider.
+    pub model: &'a str,
+    /// Output tokens per choice that are paid for. `None` where there is no output to bound.
+    pub output_tokens: Option<u64>,
+    /// The name to send that bound under if the caller sent none.
+    pub output_limit_name: &'static str,
+}
+
+/// Most answers to one question (`n`).
+pub const CHOICES_MAX: u64 = 128;
+/// Largest bound on output that is accepted; above it the arithmetic of holds would be meaningless.
+pub const OUTPUT_TOKENS_MAX: u64 = 1_000_000_000;
+
+/// Reads a chat completion request.
+pub fn read_chat(body: &[u8]) -> Result<WireRequest<'_>, Refusal> {
+    let top = read_object(body)?;
+    let content = match top.present("messages") {
+        Some(raw) => read::<Messages>(raw, "messages")?,
+        None => return Err(Refusal::invalid_param("'messages' is required", "messages")),
+    };
+    let stream = optional::<bool>(&top, "stream")?.unwrap_or(false);
+    let call = Call {
+        surface: Surface::Chat,
+        route: model(&top)?,
+        stream,
+        include_usage: include_usage(&top)?,
+        output_limit: OutputLimit {
+            max_tokens: output_tokens(&top, "max_tokens")?,
+            max_completion_tokens: output_tokens(&top, "max_completion_tokens")?,
+        },
+        choices: choices(&top)?,
+        input_bytes: bytes_of(body.len()).saturating_sub(content.image_bytes),
+        images: content.images,
+        prediction_bytes: top.present("prediction").map_or(0, |raw| bytes_of(raw.get().len())),
+        unbounded: content.unbounded.or_else(|| unbounded_member(&top)),
+        priced_apart: service_tier(&top)?,
+    };
+    Ok(WireRequest { call, top })
+}
+
+/// Reads an embeddings request.
+pub fn read_embeddings(body: &[u8]) -> Result<WireRequest<'_>, Refusal> {
+    let top = read_object(body)?;
+    if top.present("input").is_none() {
+        return Err(Refusal::invalid_param("'input' is required", "input"));
+    }
+    let call = Call {
+        surface: Surface::Embeddings,
+        route: model(&top)?,
+        stream: false,
+        include_usage: false,
+        output_limit: OutputLimit::default(),
+        choices: 1,
+        input_bytes: bytes_of(body.len()),
+        images: 0,
+        prediction_bytes: 0,
+        unbounded: None,
+        priced_apart: service_tier(&top)?,
+    };
+    Ok(WireRequest { call, top })
+}
+
+// === impl WireRequest ===
+
+impl WireRequest<'_> {
+    /// The request as it goes out: `body` itself if nothing has to change.
+    pub fn bounded(&self, body: &Bytes, bounds: Bounds<'_>) -> Bytes {
+        let mut edits = Edits::default();
+        if self.call.route != bounds.model
+            && let Some(raw) = self.top.get("model")
+        {
+            edits.replace(self.top.range_of(raw), quoted(bounds.model));
+        }
+        if let Some(tokens) = bounds.output_tokens {
+            self.bound_output(&mut edits, tokens, bounds.output_limit_name);
+        }
+        if self.call.stream && !self.call.include_usage {
+            self.ask_for_usage(&mut edits);
+        }
+        edits.apply(body, self.top.end())
+    }
+
+    fn bound_output(&self, edits: &mut Edits, tokens: u64, name: &'static str) {
+        let sent = [
+            ("max_tokens", self.call.output_limit.max_tokens),
+            ("max_completion_tokens", self.call.output_limit.max_completion_tokens),
+        ];
+        for (field, value) in sent {
+            if let Some(raw) = self.top.present(field)
+                && value.is_some_and(|value| value > tokens)
+            {
+                edits.replace(self.top.range_of(raw), tokens.to_string());
+            }
+        }
+        if self.call.output_limit.tokens().is_none() {
+            match self.top.get(name) {
+                // It is there, and null.
+                Some(raw) => edits.replace(self.top.range_of(raw), tokens.to_string()),
+                None => edits.insert(name, &tokens.to_string()),
+            }
+        }
+    }
+
+    /// Usage is always asked for at the end of a stream: without it the stream could only be bounded, not measured.
+    fn ask_for_usage(&self, edits: &mut Edits) {
+        const ASK: &str = r#"{"include_usage":true}"#;
+        let Some(options) = self.top.get("stream_options") else {
+            return edits.insert("stream_options", ASK);
+        };
+        let inner = TopLevel::parse(options.get().as_bytes());
+        let (Ok(inner), range) = (inner, self.top.range_of(options)) else {
+            return edits.replace(self.top.range_of(options), ASK.to_owned());
+        };
+        match inner.get("include_usage") {
+            Some(value) => {
+                let value = inner.range_of(value);
+                edits.replace(range.start + value.start..range.start + value.end, "true".to_owned());
+            }
+            None => {
+                let comma = if inner.is_empty() { "" } else { "," };
+                let end = range.start + inner.end();
+                edits.replace(end..end, format!(r#"{comma}"include_usage":true"#));
+            }
+        }
+    }
+}
+
+/// Changes to a text, applied all at once.
+#[derive(Debug, Default)]
+struct Edits {
+    replaced: Vec<(Range<usize>, String)>,
+    inserted: String,
+}
+
+// === impl Edits ===
+
+impl Edits {
+    fn replace(&mut self, range: Range<usize>, text: String) {
+        self.replaced.push((range, text));
+    }
+
+    /// A new member at the end of the object. The object is never empty: it has a model at least.
+    fn insert(&mut self, name: &str, value: &str) {
+        self.inserted.push_str(",\"");
+        self.inserted.push_str(name);
+        self.inserted.push_str("\":");
+        self.inserted.push_str(value);
+    }
+
+    fn apply(mut self, body: &Bytes, end: usize) -> Bytes {
+        if !self.inserted.is_empty() {
+            self.replaced.push((end..end, self.inserted));
+        }
+        if self.replaced.is_empty() {
+            return body.clone();
+        }
+        self.replaced.sort_by_key(|(range, _)| range.start);
+        let mut out = Vec::with_capacity(body.len() + 96);
+        let mut from = 0;
+        for (range, text) in self.replaced {
+            out.extend_from_slice(&body[from..range.start]);
+            out.extend_from_slice(text.as_bytes());
+            from = range.end;
+        }
+        out.extend_from_slice(&body[from..]);
+        out.into()
+    }
+}
+
+fn read_object(body: &[u8]) -> Result<TopLevel<'_>, Refusal> {
+    TopLevel::parse(body).map_err(|error| Refusal::invalid(error.to_string()))
+}
+
+fn read<'a, T: Deserialize<'a>>(raw: &'a RawValue, param: &'static str) -> Result<T, Refusal> {
+    serde_json::from_str(raw.get()).map_err(|error| Refusal::invalid_param(format!("'{param}': {error}"), param))
+}
+
+fn optional<'a, T: Deserialize<'a>>(top: &TopLevel<'a>, param: &'static str) -> Result<Option<T>, Refusal> {
+    top.present(param).map(|raw| read(raw, param)).transpose()
+}
+
+fn model<'a>(top: &TopLevel<'a>) -> Result<Cow<'a, str>, Refusal> {
+    let raw = top.present("model").ok_or_else(|| Refusal::invalid_param("'model' is required", "model"))?;
+    // Borrowed where the text has no escapes, which is always in practice.
+    match serde_json::from_str::<&str>(raw.get()) {
+        Ok(plain) => Ok(Cow::Borrowed(plain)),
+        Err(_) => read::<String>(raw, "model").map(Cow::Owned),
+    }
+}
+
+fn output_tokens(top: &TopLevel<'_>, param: &'static str) -> Result<Option<u64>, Refusal> {
+    let tokens = optional::<u64>(top, param)?;
+    match tokens {
+        Some(0) => Err(Refusal::invalid_param(format!("'{param}' must be at least 1"), param)),
+        Some(n) if n > OUTPUT_TOKENS_MAX => {
+            Err(Refusal::invalid_param(format!("'{param}' must be at most {OUTPUT_TOKENS_MAX}"), param))
+        }
+        tokens => Ok(tokens),
+    }
+}
+
+/// Answers that may be generated: `n`, or vLLM's `best_of`, which generates more and shows `n`.
+fn choices(top: &TopLevel<'_>) -> Result<u64, Refusal> {
+    let n = optional::<u64>(top, "n")?.unwrap_or(1);
+    let best_of = optional::<u64>(top, "best_of")?.unwrap_or(1);
+    let choices = n.max(best_of);
+    if n == 0 || choices > CHOICES_MAX {
+        return Err(Refusal::invalid_param(format!("'n' must be from 1 to {CHOICES_MAX}"), "n"));
+    }
+    Ok(choices)
+}
+
+fn include_usage(top: &TopLevel<'_>) -> Result<bool, Refusal> {
+    #[derive(Deserialize)]
+    struct StreamOptions {
+        #[serde(default)]
+        include_usage: Option<bool>,
+    }
+    let options = optional::<StreamOptions>(top, "stream_options")?;
+    Ok(options.and_then(|options| options.include_usage).unwrap_or(false))
+}
+
+/// What has no bound on its cost that we know of: tools that the provider runs itself, sound, other models.
+fn unbounded_member(top: &TopLevel<'_>) -> Option<&'static str> {
+    const UNBOUNDED: [(&str, &str); 4] = [
+        ("web_search_options", "a web search by the provider ('web_search_options')"),
+        ("plugins", "a plugin of the provider ('plugins')"),
+        ("audio", "spoken output ('audio')"),
+        ("models", "a choice of models by the provider ('models')"),
+    ];
+    let member = UNBOUNDED.iter().find(|(name, _)| top.present(name).is_some()).map(|(_, what)| *what);
+    member.or_else(|| hosted_tool(top)).or_else(|| spoken(top))
+}
+
+fn hosted_tool(top: &TopLevel<'_>) -> Option<&'static str> {
+    #[derive(Deserialize)]
+    struct Tool<'a> {
+        #[serde(borrow, rename = "type", default)]
+        kind: Cow<'a, str>,
+    }
+    let tools: Vec<Tool> = serde_json::from_str(top.present("tools")?.get()).ok()?;
+    let ours = |tool: &Tool| matches!(&*tool.kind, "function" | "custom");
+    (!tools.iter().all(ours)).then_some("a tool that the provider runs itself")
+}
+
+fn spoken(top: &TopLevel<'_>) -> Option<&'static str> {
+    let modalities: Vec<Cow<str>> = serde_json::from_str(top.present("modalities")?.get()).ok()?;
+    modalities.iter().any(|modality| modality != "text").then_some("output that is not text ('modalities')")
+}
+
+/// A tier of service that costs more than the price book says.
+fn service_tier(top: &TopLevel<'_>) -> Result<Option<&'static str>, Refusal> {
+    let tier = optional::<Cow<str>>(top, "service_tier")?;
+    Ok(match tier.as_deref() {
+        None | Some("auto" | "default" | "standard_only") => None,
+        Some(_) => Some("this 'service_tier'"),
+    })
+}
+
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+fn bytes_of(length: usize) -> u64 {
+    length as u64
+}
+
+/// What the messages hold that bytes do not bound.
+#[derive(Debug, Default)]
+struct Messages {
+    images: u64,
+    /// Bytes of images inside the request: they are counted as images, not as text.
+    image_bytes: u64,
+    unbounded: Option<&'static str>,
+}
+
+// === impl Messages ===
+
+impl Messages {
+    fn add(&mut self, other: Self) {
+        self.images += other.images;
+        self.image_bytes += other.image_bytes;
+        self.unbounded = self.unbounded.or(other.unbounded);
+    }
+}
+
+impl<'de> Deserialize<'de> for Messages {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(MessageList)
+    }
+}
+
+struct MessageList;
+
+impl<'de> Visitor<'de> for MessageList {
+    type Value = Messages;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of messages")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Messages, A::Error> {
+        let mut all = Messages::default();
+        while let Some(Message(one)) = list.next_element()? {
+            all.add(one);
+        }
+        Ok(all)
+    }
+}
+
+struct Message(Messages);
+
+impl<'de> Deserialize<'de> for Message {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+        impl<'de> Visitor<'de> for Members {
+            type Value = Message;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a message")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Message, A::Error> {
+                let mut all = Messages::default();
+                while let Some(key) = map.next_key::<Cow<str>>()? {
+                    match &*key {
+                        "content" => all.add(map.next_value::<Content>()?.0),
+                        "audio" => {
+                            if map.next_value::<Option<IgnoredAny>>()?.is_some() {
+                                all.unbounded = Some("an earlier spoken answer ('audio')");
+                            }
+                        }
+                        _ => drop(map.next_value::<IgnoredAny>()?),
+                    }
+                }
+                Ok(Message(all))
+            }
+        }
+        deserializer.deserialize_map(Members)
+    }
+}
+
+/// A text, or a list of parts, or nothing.
+struct Content(Messages);
+
+impl<'de> Deserialize<'de> for Content {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TextOrParts;
+        impl<'de> Visitor<'de> for TextOrParts {
+            type Value = Content;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text or a list of parts")
+            }
+            fn visit_str<E>(self, _: &str) -> Result<Content, E> {
+                Ok(Content(Messages::default()))
+            }
+            fn visit_unit<E>(self) -> Result<Content, E> {
+                Ok(Content(Messages::default()))
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Content, A::Error> {
+                let mut all = Messages::default();
+                while let Some(part) = list.next_element::<Part>()? {
+                    all.add(part.weigh());
+                }
+                Ok(Content(all))
+            }
+        }
+        deserializer.deserialize_any(TextOrParts)
+    }
+}
+
+#[derive(Deserialize)]
+struct Part<'a> {
+    #[serde(borrow, rename = "type")]
+    kind: Cow<'a, str>,
+    #[serde(borrow, default)]
+    image_url: Option<ImageUrl<'a>>,
+}
+
+#[derive(Deserialize)]
+struct ImageUrl<'a> {
+    #[serde(borrow, default)]
+    url: Cow<'a, str>,
+}
+
+// === impl Part ===
+
+impl Part<'_> {
+    fn weigh(&self) -> Messages {
+        let nothing = Messages::default();
+        match &*self.kind {
+            "text" | "refusal" => nothing,
+            "image_url" => {
+                let url = self.image_url.as_ref().map_or(0, |image| image.url.len());
+                Messages { images: 1, image_bytes: bytes_of(url), ..nothing }
+            }
+            "input_audio" => Messages { unbounded: Some("sound in a message ('input_audio')"), ..nothing },
+            "file" => Messages { unbounded: Some("a file in a message ('file')"), ..nothing },
+            _ => Messages { unbounded: Some("a part of a message that is neither text nor an image"), ..nothing },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,20 @@
+//! The gateway speaks: HTTP, the control API, metrics, configuration, the command line. It introduces the rooms to each
+//! other and decides nothing itself.
+//!
+//! - [`http`]: the wire: routes, headers, bodies, and the one file that turns a refusal into an answer.
+//! - [`pipeline`]: **the** request, one function from top to bottom; [`stream`]: its way back when it is a stream.
+//! - [`admin`]: the control plane, `/admin/v1`.
+//! - [`app`]: what every request can reach; [`serve`]: workers, signals, an orderly end.
+//! - [`config`], [`command`], [`log`], [`metrics`], [`questions`].
+
+pub mod admin;
+pub mod app;
+pub mod command;
+pub mod config;
+pub mod http;
+pub mod log;
+pub mod metrics;
+pub mod pipeline;
+pub mod questions;
+pub mod serve;
+pub mod stream;

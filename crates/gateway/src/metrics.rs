@@ -1,0 +1,325 @@
+//! What Prometheus reads at `/metrics`: OpenTelemetry's names for generative AI where they exist, ours under `tollgate_`.
+//!
+//! Counted in floats of dollars because graphs are; the books keep the picodollars. Tenants beyond a bound share the
+//! label `other`, so that a hundred thousand of them do not blow up a scrape.
+
+use std::collections::HashMap;
+use std::fmt::Write;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+use tollgate_ledger::{Amounts, BudgetState};
+use tollgate_types::money::PICO_PER_USD;
+use tollgate_types::usage::Outcome;
+use tollgate_types::{Refusal, TenantId, Usage};
+
+type Labels = Vec<(&'static str, String)>;
+type Dollars = Counter<f64, AtomicU64>;
+type HistogramFamily = Family<Labels, Histogram, fn() -> Histogram>;
+
+/// The label of everybody beyond the bound.
+const OTHER: &str = "other";
+
+/// All metrics.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    families: Families,
+    refusals: Family<Labels, Counter>,
+    budget_used: Family<Labels, Gauge<f64, AtomicU64>>,
+    drift: Gauge<f64, AtomicU64>,
+    pending: Gauge,
+    indeterminate: Gauge,
+    pub connections: Gauge,
+    tenants_max: usize,
+    series: RwLock<AllSeries>,
+}
+
+#[derive(Debug, Default)]
+struct AllSeries {
+    /// By tenant, then by route.
+    known: HashMap<TenantId, HashMap<Arc<str>, Arc<Series>>>,
+    other: HashMap<Arc<str>, Arc<Series>>,
+}
+
+#[derive(Clone, Debug)]
+struct Families {
+    requests: Family<Labels, Counter>,
+    cost: Family<Labels, Dollars>,
+    charge: Family<Labels, Dollars>,
+    overhead: Histogram,
+    tokens: HistogramFamily,
+    duration: HistogramFamily,
+    first_chunk: HistogramFamily,
+}
+
+/// What is counted for one tenant and route: looked up once a request.
+#[derive(Debug)]
+pub struct Series {
+    tenant: String,
+    route: String,
+    model: String,
+    families: Families,
+    completed: Counter,
+    cost: Dollars,
+    charge: Dollars,
+    input: Histogram,
+    output: Histogram,
+    duration: Histogram,
+    first_chunk: Histogram,
+}
+
+// === impl Metrics ===
+
+impl Metrics {
+    pub fn new(tenants_max: usize) -> Self {
+        let mut registry = Registry::default();
+        let families = Families::registered(&mut registry);
+        let (refusals, budget_used) = (Family::default(), Family::default());
+        let (drift, pending, indeterminate, connections) =
+            (Gauge::default(), Gauge::default(), Gauge::default(), Gauge::default());
+        registry.register("tollgate_refusals", "Requests refused, by code", Family::clone(&refusals));
+        registry.register("tollgate_budget_used_ratio", "Part of a tenant's cap that is used or held", Family::clone(&budget_used));
+        registry.register("tollgate_ledger_drift_picousd", "What the ledger's sums disagree by; zero", Gauge::clone(&drift));
+        registry.register("tollgate_reservations_pending", "Reservations whose request is under way", Gauge::clone(&pending));
+        registry.register(
+            "tollgate_reservations_indeterminate",
+            "Reservations that a crash left in doubt",
+            Gauge::clone(&indeterminate),
+        );
+        registry.register("tollgate_connections", "Open client connections", Gauge::clone(&connections));
+        let series = RwLock::default();
+        Self {
+            registry, families, refusals, budget_used, drift, pending, indeterminate, connections, tenants_max, series,
+        }
+    }
+
+    /// The series of a tenant and route, under the tenant's name or, beyond the bound, `other`.
+    pub fn series(&self, tenant: &TenantId, route: &Arc<str>, model: &str) -> Arc<Series> {
+        {
+            let all = self.series.read().unwrap_or_else(PoisonError::into_inner);
+            if let Some(found) = all.known.get(tenant).and_then(|routes| routes.get(route)) {
+                return Arc::clone(found);
+            }
+            if all.known.len() >= self.tenants_max
+                && !all.known.contains_key(tenant)
+                && let Some(found) = all.other.get(route)
+            {
+                return Arc::clone(found);
+            }
+        }
+        let mut all = self.series.write().unwrap_or_else(PoisonError::into_inner);
+        let known = all.known.contains_key(tenant) || all.known.len() < self.tenants_max;
+        let label = if known { tenant.as_str() } else { OTHER };
+        let routes = if known { all.known.entry(tenant.clone()).or_default() } else { &mut all.other };
+        let make = || Arc::new(Series::of(&self.families, label, route, model));
+        Arc::clone(routes.entry(Arc::clone(route)).or_insert_with(make))
+    }
+
+    pub fn refused(&self, refusal: &Refusal) {
+        self.refusals.get_or_create(&vec![("code", refusal.code().to_owned())]).inc();
+    }
+
+    /// Notes how far budgets are used: of tenants with a label of their own only.
+    pub fn budgets(&self, budgets: &[BudgetState]) {
+        let all = self.series.read().unwrap_or_else(PoisonError::into_inner);
+        for budget in budgets.iter().filter(|budget| budget.scope.kind() == "tenant") {
+            let tenant = budget.scope.tenant();
+            if !all.known.contains_key(tenant) || budget.cap.0 == 0 {
+                continue;
+            }
+            let labels = vec![
+                ("tenant", tenant.to_string()),
+                ("window", budget.window.to_string()),
+                ("basis", budget.basis.to_string()),
+            ];
+            let used = budget.sums.used(budget.basis).0 as f64 / budget.cap.0 as f64;
+            self.budget_used.get_or_create(&labels).set(used);
+        }
+    }
+
+    pub fn ledger(&self, audit: &tollgate_ledger::Audit) {
+        self.drift.set(audit.drift.0 as f64);
+        self.pending.set(i64::try_from(audit.reservations_pending).unwrap_or(i64::MAX));
+        self.indeterminate.set(i64::try_from(audit.reservations_indeterminate).unwrap_or(i64::MAX));
+    }
+
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        if encode(&mut text, &self.registry).is_err() {
+            let _ = writeln!(text, "# the metrics cannot be written as text");
+        }
+        text
+    }
+}
+
+// === impl Families ===
+
+impl Families {
+    fn registered(registry: &mut Registry) -> Self {
+        let families = Self {
+            requests: Family::default(),
+            cost: Family::default(),
+            charge: Family::default(),
+            overhead: seconds(),
+            tokens: Family::new_with_constructor(tokens),
+            duration: Family::new_with_constructor(seconds),
+            first_chunk: Family::new_with_constructor(seconds),
+        };
+        registry.register("tollgate_requests", "Admitted requests, by how they ended", families.requests.clone());
+        registry.register("tollgate_cost_usd", "What admitted requests cost us", families.cost.clone());
+        registry.register("tollgate_charge_usd", "What tenants are charged for them", families.charge.clone());
+        registry.register_with_unit(
+            "tollgate_overhead",
+            "Tollgate's own part of a request's latency",
+            Unit::Seconds,
+            families.overhead.clone(),
+        );
+        registry.register("gen_ai_client_token_usage", "Tokens of a request", families.tokens.clone());
+        registry.register_with_unit(
+            "gen_ai_client_operation_duration",
+            "A request from its arrival to its end",
+            Unit::Seconds,
+            families.duration.clone(),
+        );
+        registry.register_with_unit(
+            "gen_ai_client_time_to_first_chunk",
+            "From a stream's request to its first chunk",
+            Unit::Seconds,
+            families.first_chunk.clone(),
+        );
+        families
+    }
+}
+
+fn seconds() -> Histogram {
+    // 0.25 ms to 131 s, doubling.
+    Histogram::new((0..20).map(|n| 0.000_25 * f64::from(1 << n)))
+}
+
+fn tokens() -> Histogram {
+    // The buckets that OpenTelemetry advises: powers of four.
+    Histogram::new((0..14).map(|n| 4f64.powi(n)))
+}
+
+// === impl Series ===
+
+impl Series {
+    fn of(families: &Families, tenant: &str, route: &str, model: &str) -> Self {
+        let labels = vec![("tenant", tenant.to_owned()), ("route", route.to_owned()), ("model", model.to_owned())];
+        let token_labels = |kind: &str| {
+            vec![("gen_ai_request_model", route.to_owned()), ("gen_ai_token_type", kind.to_owned())]
+        };
+        let model_labels = vec![("gen_ai_request_model", route.to_owned())];
+        Self {
+            tenant: tenant.to_owned(),
+            route: route.to_owned(),
+            model: model.to_owned(),
+            completed: families.requests.get_or_create(&outcome_labels(tenant, route, model, Outcome::Completed)).clone(),
+            cost: families.cost.get_or_create(&labels).clone(),
+            charge: families.charge.get_or_create(&labels).clone(),
+            input: families.tokens.get_or_create(&token_labels("input")).clone(),
+            output: families.tokens.get_or_create(&token_labels("output")).clone(),
+            duration: families.duration.get_or_create(&model_labels).clone(),
+            first_chunk: families.first_chunk.get_or_create(&model_labels).clone(),
+            families: families.clone(),
+        }
+    }
+
+    /// Counts the end of a request. `waited` is the part of `took` that was the provider's.
+    pub fn finished(&self, outcome: Outcome, amounts: Amounts, usage: Option<Usage>, took: Duration, waited: Duration) {
+        match outcome {
+            Outcome::Completed => drop(self.completed.inc()),
+            other => {
+                let labels = outcome_labels(&self.tenant, &self.route, &self.model, other);
+                self.families.requests.get_or_create(&labels).inc();
+            }
+        }
+        self.cost.inc_by(dollars(amounts.cost.0));
+        self.charge.inc_by(dollars(amounts.charge.0));
+        if let Some(usage) = usage {
+            self.input.observe(usage.input_tokens as f64);
+            self.output.observe(usage.output_tokens as f64);
+        }
+        self.duration.observe(took.as_secs_f64());
+        if !waited.is_zero() {
+            self.families.overhead.observe(took.saturating_sub(waited).as_secs_f64());
+        }
+    }
+
+    pub fn first_chunk(&self, took: Duration) {
+        self.first_chunk.observe(took.as_secs_f64());
+    }
+}
+
+fn outcome_labels(tenant: &str, route: &str, model: &str, outcome: Outcome) -> Labels {
+    vec![
+        ("tenant", tenant.to_owned()),
+        ("route", route.to_owned()),
+        ("model", model.to_owned()),
+        ("outcome", outcome.name().to_owned()),
+    ]
+}
+
+fn dollars(pico: u64) -> f64 {
+    pico as f64 / PICO_PER_USD as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn finish(metrics: &Metrics, tenant: &str) {
+        let tenant = tenant.parse().expect("a slug");
+        let amounts = Amounts { cost: tollgate_types::PicoUsd(PICO_PER_USD / 4), ..Amounts::default() };
+        let series = metrics.series(&tenant, &"small".into(), "gpt-4o-mini");
+        let usage = Usage { input_tokens: 10, output_tokens: 3, ..Usage::default() };
+        let (took, waited) = (Duration::from_millis(30), Duration::from_millis(29));
+        series.finished(Outcome::Completed, amounts, Some(usage), took, waited);
+        series.finished(Outcome::ClientGone, amounts, None, took, Duration::ZERO);
+    }
+
+    #[test]
+    fn requests_are_counted_under_the_names_of_the_surface() {
+        let metrics = Metrics::new(10);
+        finish(&metrics, "a");
+        metrics.refused(&Refusal::InvalidApiKey);
+        let text = metrics.render();
+        for line in [
+            r#"tollgate_requests_total{tenant="a",route="small",model="gpt-4o-mini",outcome="completed"} 1"#,
+            r#"tollgate_requests_total{tenant="a",route="small",model="gpt-4o-mini",outcome="client_gone"} 1"#,
+            r#"tollgate_cost_usd_total{tenant="a",route="small",model="gpt-4o-mini"} 0.5"#,
+            r#"tollgate_refusals_total{code="invalid_api_key"} 1"#,
+            r#"gen_ai_client_token_usage_sum{gen_ai_request_model="small",gen_ai_token_type="input"} 10"#,
+            "tollgate_overhead_seconds_count 1",
+        ] {
+            assert!(text.contains(line), "{line} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn tenants_beyond_the_bound_share_a_label() {
+        let metrics = Metrics::new(2);
+        for tenant in ["a", "b", "c", "d", "a"] {
+            finish(&metrics, tenant);
+        }
+        let text = metrics.render();
+        let completed = |tenant: &str, n: u32| {
+            let line = format!(
+                r#"tollgate_requests_total{{tenant="{tenant}",route="small",model="gpt-4o-mini",outcome="completed"}} {n}"#
+            );
+            assert!(text.contains(&line), "{line} in\n{text}");
+        };
+        completed("a", 2);
+        completed("b", 1);
+        completed("other", 2);
+        assert!(!text.contains("tenant=\"c\""));
+    }
+}

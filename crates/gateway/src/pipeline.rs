@@ -1,0 +1,321 @@
+//! **The** request: [`serve`] is its whole way, from top to bottom.
+//!
+//! authenticate → read → admit (limits, price, reserve) → durable → send → answer → settle → durable → reply.
+//!
+//! If any of it is dropped in between (the caller left, a panic, the end of the drain), the permit settles itself.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
+use http::{Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tollgate_admission::{Identity, Permit, Principal};
+use tollgate_ledger::Amounts;
+use tollgate_serving::backend::{Answer, Backend, Endpoint};
+use tollgate_serving::{Provider, answer};
+use tollgate_store::JournalWriter;
+use tollgate_types::clock::Stopwatch;
+use tollgate_types::refusal::{ProviderFault, ProviderFaultKind};
+use tollgate_types::usage::Outcome;
+use tollgate_types::{PicoSum, Refusal, RequestId, Surface};
+
+use crate::app::App;
+use crate::config::Route;
+use crate::http::body::{self, Body};
+use crate::http::wire::{self, Bounds, WireRequest};
+use crate::http::{headers, routes};
+use crate::metrics::Series;
+use crate::stream::StreamBody;
+
+pub type AppPermit = Permit<JournalWriter>;
+
+/// What is known of an admitted request while it is under way.
+#[derive(Debug)]
+pub struct Underway {
+    pub app: Arc<App>,
+    pub id: RequestId,
+    pub principal: Arc<Principal>,
+    pub route: Arc<Route>,
+    pub series: Arc<Series>,
+    pub since: Stopwatch,
+    /// Time that was not ours: from sending the request until the answer, or its first byte, was there.
+    pub waited: Duration,
+}
+
+/// Longest error text of a provider that is read, in bytes, and for how long.
+const ERROR_BYTES_MAX: usize = 64 * 1024;
+const ERROR_PATIENCE: Duration = Duration::from_secs(5);
+/// Longest error text of a provider that is passed on, in characters.
+const ERROR_CHARS_MAX: usize = 2_000;
+
+/// Serves one request for a model.
+pub async fn serve(
+    app: &Arc<App>,
+    surface: Surface,
+    id: RequestId,
+    tenant: Option<&str>,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Refusal> {
+    let since = Stopwatch::start();
+    let (head, incoming) = request.into_parts();
+
+    // Who asks, before anything is read of what they ask.
+    let principal = app.admission.authenticate(headers::api_key(&head.headers), tenant)?;
+    check_project(&principal, &head.headers)?;
+
+    // What is asked.
+    let body = body::read(incoming, app.server.body_bytes_max, app.server.body_timeout).await?;
+    let wire = match surface {
+        Surface::Chat => wire::read_chat(&body)?,
+        Surface::Embeddings => wire::read_embeddings(&body)?,
+    };
+    let route = app.route(&wire.call.route)?;
+    let attribution = seal_attribution(app, &principal, &head.headers)?;
+
+    // Whether it may be, and the money for it.
+    let identity = Identity { id, attribution };
+    let mut permit =
+        app.admission.admit(&app.books, Arc::clone(&principal), &wire.call, &route.target, identity)?;
+    let series = app.metrics.series(&principal.tenant, &route.target.route, &route.target.model);
+    let mut under_way = Underway { app: Arc::clone(app), id, principal, route, series, since, waited: Duration::ZERO };
+    let outgoing = wire.bounded(&body, bounds(&permit, &wire, &under_way.route));
+
+    // Nothing goes out before the books remember that it may cost something.
+    app.journal.durable(permit.reservation.position()).await.map_err(|_| Refusal::LedgerUnavailable)?;
+    if !permit.reservation.dispatched() {
+        // It was swept while it waited: the disk took longer than the whole request may.
+        return Err(Refusal::LedgerUnavailable);
+    }
+
+    // The work itself.
+    let sent = Stopwatch::start();
+    let endpoint = match surface {
+        Surface::Chat => Endpoint::Chat,
+        Surface::Embeddings => Endpoint::Embeddings,
+    };
+    let backend = backend_of_this_worker(&under_way.route.provider);
+    let answer = match backend.send(endpoint, headers::request_id(id), outgoing).await {
+        Ok(answer) => answer,
+        Err(error) => return Err(not_answered(under_way, permit, error)),
+    };
+    if answer.status != StatusCode::OK {
+        return Err(provider_refused(under_way, permit, answer).await);
+    }
+    if wire.call.stream && is_event_stream(&answer.headers) {
+        under_way.waited = sent.elapsed();
+        return Ok(stream(under_way, permit, answer, wire.call.include_usage));
+    }
+    let whole = match read_whole(app, &under_way, answer).await {
+        Ok(whole) => whole,
+        Err(kind) => return Err(broken(under_way, permit, kind).await),
+    };
+    under_way.waited = sent.elapsed();
+    reply_whole(under_way, permit, whole).await
+}
+
+/// A key spends for one project; naming another is a mistake that must not pass silently.
+fn check_project(principal: &Principal, headers: &HeaderMap) -> Result<(), Refusal> {
+    match headers::project(headers) {
+        Some(named) if named.as_bytes() != principal.project.as_str().as_bytes() => {
+            Err(Refusal::RoleDenied { action: "spend for another project", scope: "that project" })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn seal_attribution(
+    app: &App,
+    principal: &Principal,
+    headers: &HeaderMap,
+) -> Result<Option<tollgate_types::directory::Sealed>, Refusal> {
+    let Some(text) = headers::attribution(headers)? else { return Ok(None) };
+    let sealed = app.vault.seal(&principal.tenant, "attribution", text.as_bytes());
+    sealed.map(Some).map_err(|error| {
+        tracing::error!(%error, tenant = %principal.tenant, "attribution cannot be sealed");
+        Refusal::LedgerUnavailable
+    })
+}
+
+fn bounds<'a>(permit: &AppPermit, wire: &WireRequest<'_>, route: &'a Route) -> Bounds<'a> {
+    Bounds {
+        model: &route.target.model,
+        output_tokens: (wire.call.surface == Surface::Chat).then_some(permit.granted.output_tokens),
+        output_limit_name: route.provider.output_limit.field(),
+    }
+}
+
+/// Each worker has connections of its own, made when first needed. A reload makes new providers: the old ones'
+/// connections go when nothing uses them any more.
+fn backend_of_this_worker(provider: &Arc<Provider>) -> Arc<Backend> {
+    thread_local! {
+        static BACKENDS: RefCell<HashMap<Arc<str>, Arc<Backend>>> = RefCell::default();
+    }
+    BACKENDS.with_borrow_mut(|backends| {
+        if let Some(backend) = backends.get(&provider.name)
+            && Arc::ptr_eq(&backend.provider, provider)
+        {
+            return Arc::clone(backend);
+        }
+        let backend = Arc::new(Backend::new(Arc::clone(provider)));
+        backends.insert(Arc::clone(&provider.name), Arc::clone(&backend));
+        backend
+    })
+}
+
+fn is_event_stream(headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    kind.trim_start().to_ascii_lowercase().starts_with("text/event-stream")
+}
+
+// === when the provider does not answer as hoped ===
+
+fn fault(route: &Route, kind: ProviderFaultKind, retry_after: Option<Duration>) -> Refusal {
+    Refusal::Provider(ProviderFault { provider: route.provider.name.to_string(), kind, retry_after })
+}
+
+fn not_answered(
+    under_way: Underway,
+    permit: AppPermit,
+    error: tollgate_serving::SendError,
+) -> Refusal {
+    let outcome = if error.maybe_sent {
+        let (amounts, _) = permit.settle_bounded(Outcome::ProviderBroke);
+        under_way.finished(Outcome::ProviderBroke, Some(amounts), None);
+        Outcome::ProviderBroke
+    } else {
+        permit.void(Outcome::NotSent);
+        under_way.finished(Outcome::NotSent, None, None);
+        Outcome::NotSent
+    };
+    tracing::warn!(id = %under_way.id, provider = %under_way.route.provider.name, kind = ?error.fault, outcome = outcome.name(), "no answer");
+    fault(&under_way.route, error.fault, None)
+}
+
+/// The provider answered with an error of its own, which says that it did no work.
+async fn provider_refused(under_way: Underway, permit: AppPermit, answer: Answer) -> Refusal {
+    permit.void(Outcome::ProviderRefused);
+    under_way.finished(Outcome::ProviderRefused, None, None);
+    let (status, retry_after) = (answer.status, retry_after(&answer.headers));
+    let reading = tokio::time::timeout(ERROR_PATIENCE, read_up_to(answer.body, ERROR_BYTES_MAX));
+    let text = reading.await.ok().and_then(Result::ok).unwrap_or_default();
+    tracing::warn!(id = %under_way.id, provider = %under_way.route.provider.name, status = status.as_u16(), "the provider refused");
+    match status {
+        // These are about the caller's request, and the provider's words on it help.
+        StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY | StatusCode::PAYLOAD_TOO_LARGE => {
+            let said = message_of(&text).unwrap_or_else(|| format!("status {}", status.as_u16()));
+            Refusal::invalid(format!("the provider refused the request: {said}"))
+        }
+        _ => fault(&under_way.route, ProviderFaultKind::Status(status.as_u16()), retry_after),
+    }
+}
+
+/// The answer broke off: the provider has worked, and nobody knows for how much.
+async fn broken(under_way: Underway, permit: AppPermit, kind: ProviderFaultKind) -> Refusal {
+    let (amounts, position) = permit.settle_bounded(Outcome::ProviderBroke);
+    under_way.finished(Outcome::ProviderBroke, Some(amounts), None);
+    tracing::warn!(id = %under_way.id, provider = %under_way.route.provider.name, ?kind, "the answer broke");
+    if let Some(position) = position
+        && under_way.app.journal.durable(position).await.is_err()
+    {
+        return Refusal::LedgerUnavailable;
+    }
+    fault(&under_way.route, kind, None)
+}
+
+/// What the provider says about coming again, in either of its two headers.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let number = |name: &str| headers.get(name)?.to_str().ok()?.trim().parse::<u64>().ok();
+    let millis = number("retry-after-ms").map(Duration::from_millis);
+    millis.or_else(|| number(RETRY_AFTER.as_str()).map(Duration::from_secs))
+}
+
+fn message_of(body: &[u8]) -> Option<String> {
+    let value: serde_json::Value = serde_json::from_slice(body).ok()?;
+    let text = value["error"]["message"].as_str().or_else(|| value["message"].as_str())?;
+    Some(text.chars().filter(|c| !c.is_control()).take(ERROR_CHARS_MAX).collect())
+}
+
+// === answers ===
+
+async fn read_whole(app: &App, under_way: &Underway, answer: Answer) -> Result<Bytes, ProviderFaultKind> {
+    let timeouts = under_way.route.provider.timeouts;
+    let reading = read_up_to(answer.body, app.server.answer_bytes_max);
+    match tokio::time::timeout(timeouts.total, reading).await {
+        Ok(read) => read,
+        Err(_) => Err(ProviderFaultKind::Timeout("end its answer")),
+    }
+}
+
+async fn read_up_to(mut body: Incoming, bytes_max: usize) -> Result<Bytes, ProviderFaultKind> {
+    let mut first: Option<Bytes> = None;
+    let mut more = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| ProviderFaultKind::BrokenAnswer)?;
+        let Ok(data) = frame.into_data() else { continue };
+        match &first {
+            None => first = Some(data),
+            Some(begun) => {
+                if more.is_empty() {
+                    more.extend_from_slice(begun);
+                }
+                more.extend_from_slice(&data);
+            }
+        }
+        if more.len().max(first.as_ref().map_or(0, Bytes::len)) > bytes_max {
+            return Err(ProviderFaultKind::MalformedAnswer);
+        }
+    }
+    Ok(if more.is_empty() { first.unwrap_or_default() } else { more.freeze() })
+}
+
+/// Settles a whole answer and, once that is durable, passes it on byte for byte.
+async fn reply_whole(under_way: Underway, permit: AppPermit, whole: Bytes) -> Result<Response<Body>, Refusal> {
+    let Ok(usage) = answer::usage_in(&whole) else {
+        return Err(broken(under_way, permit, ProviderFaultKind::MalformedAnswer).await);
+    };
+    let rate = permit.rate;
+    let ((amounts, position), outcome) = match usage {
+        Some(usage) => (permit.settle(usage), Outcome::Completed),
+        None => (permit.settle_bounded(Outcome::UsageMissing), Outcome::UsageMissing),
+    };
+    if let Some(position) = position {
+        under_way.app.journal.durable(position).await.map_err(|_| Refusal::LedgerUnavailable)?;
+    }
+    under_way.finished(outcome, Some(amounts), usage);
+    let mut response = routes::json(whole);
+    let headers = response.headers_mut();
+    headers::admitted(headers, &under_way.route.target.model, rate);
+    headers::settled(headers, amounts, under_way.remaining());
+    Ok(response)
+}
+
+fn stream(under_way: Underway, permit: AppPermit, answer: Answer, include_usage: bool) -> Response<Body> {
+    let (model, rate) = (Arc::clone(&under_way.route.target.model), permit.rate);
+    let body = StreamBody::new(under_way, permit, answer.body, !include_usage);
+    let mut response = Response::new(Body::Stream(Box::new(body)));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    headers::admitted(headers, &model, rate);
+    response
+}
+
+// === impl Underway ===
+
+impl Underway {
+    /// What the caps leave after this request.
+    pub fn remaining(&self) -> Option<PicoSum> {
+        let headroom = self.app.books.headroom(&self.principal.budget_scopes);
+        [headroom.cost, headroom.charge].into_iter().flatten().min().map(|left| PicoSum(left.0.max(0)))
+    }
+
+    /// Counts the end of the request in the metrics.
+    pub fn finished(&self, outcome: Outcome, amounts: Option<Amounts>, usage: Option<tollgate_types::Usage>) {
+        self.series.finished(outcome, amounts.unwrap_or_default(), usage, self.since.elapsed(), self.waited);
+    }
+}

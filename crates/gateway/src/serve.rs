@@ -1,0 +1,268 @@
+//! `tollgate serve`: workers, connections, signals, and an orderly end.
+//!
+//! Each worker is a thread with a runtime of its own; a connection lives and dies on one worker, and so do the
+//! connections to providers that it uses. Workers share the listening socket and whoever is free accepts.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use rustls_pki_types::PrivateKeyDer;
+use rustls_pki_types::pem::PemObject;
+use socket2::{Domain, Socket, Type};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{Semaphore, watch};
+use tokio_rustls::TlsAcceptor;
+use tollgate_store::Store;
+use tollgate_types::Clock;
+
+use crate::app::App;
+use crate::config::{Config, Environment, Tls};
+use crate::http::routes;
+
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 4096;
+/// How often the sweep looks for reservations past their deadline.
+const SWEEP_EVERY: Duration = Duration::from_secs(5);
+/// How long past its deadline a reservation may be before it is swept: a permit ends itself well before.
+const SWEEP_GRACE: Duration = Duration::from_secs(20);
+/// A TLS handshake that takes longer is given up.
+const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// A gateway that is up.
+pub struct Running {
+    pub app: Arc<App>,
+    pub address: SocketAddr,
+    store: Store,
+    stop: watch::Sender<bool>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+/// Serves until told to stop by a signal.
+pub fn run(config_path: &Path) -> Result<()> {
+    let environment = Environment::of_process();
+    let config = Config::load(config_path, &environment)?;
+    crate::log::start(&config.log)?;
+    let running = start(&config, Clock::System)?;
+    tracing::info!(
+        address = %running.address, workers = config.server.workers, tls = config.server.tls.is_some(),
+        store = %config.store.dir.display(), routes = config.routing.routes.len(), "serving"
+    );
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(until_stopped(&running.app, config_path, &environment))?;
+    tracing::info!(patience_s = config.server.drain.as_secs(), "draining");
+    running.stop();
+    tracing::info!("stopped; the books are closed");
+    Ok(())
+}
+
+/// Starts everything and returns once requests are taken.
+pub fn start(config: &Config, clock: Clock) -> Result<Running> {
+    let (app, store) = App::start(config, clock)?;
+    let listener = listen(config.server.listen)
+        .with_context(|| format!("cannot listen on {}; is another process there?", config.server.listen))?;
+    let address = listener.local_addr()?;
+    let tls = config.server.tls.as_ref().map(acceptor).transpose()?;
+    let (stop, stopped) = watch::channel(false);
+    let mut workers = Vec::with_capacity(config.server.workers);
+    for n in 0..config.server.workers {
+        let worker = Worker { app: Arc::clone(&app), tls: tls.clone(), stopped: stopped.clone() };
+        let listener = listener.try_clone()?;
+        workers.push(thread::Builder::new().name(format!("worker-{n}")).spawn(move || worker.run(listener))?);
+    }
+    Ok(Running { app, address, store, stop, workers })
+}
+
+// === impl Running ===
+
+impl Running {
+    /// Ends in order: no new connections, requests under way end or are cut off, the books are closed.
+    pub fn stop(self) {
+        let Self { app, store, stop, workers, .. } = self;
+        app.begin_drain();
+        // Nobody listening any more means that the workers have ended already.
+        let _ = stop.send(true);
+        for worker in workers {
+            if worker.join().is_err() {
+                tracing::error!("a worker panicked");
+            }
+        }
+        drop(app);
+        store.close();
+    }
+}
+
+/// Sweeps and reloads until SIGTERM or SIGINT.
+async fn until_stopped(app: &Arc<App>, config_path: &Path, environment: &Environment) -> Result<()> {
+    let (mut terminate, mut interrupt, mut hangup) =
+        (on(SignalKind::terminate())?, on(SignalKind::interrupt())?, on(SignalKind::hangup())?);
+    let indeterminate_age = Config::load(config_path, environment)?.store.indeterminate_age;
+    let mut sweep = tokio::time::interval(SWEEP_EVERY);
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+            _ = hangup.recv() => reload(app, config_path, environment),
+            _ = sweep.tick() => tidy_books(app, indeterminate_age),
+        }
+    }
+}
+
+fn on(kind: SignalKind) -> io::Result<Signal> {
+    signal(kind)
+}
+
+fn tidy_books(app: &App, indeterminate_age: Duration) {
+    let swept = app.books.sweep(SWEEP_GRACE);
+    if swept > 0 {
+        tracing::error!(reservations = swept, "swept past their deadline: each is a fault in this program, please report it");
+    }
+    let aged = app.books.settle_aged(indeterminate_age);
+    if aged > 0 {
+        tracing::warn!(reservations = aged, "indeterminate for too long: posted at their full hold, as bounded");
+    }
+}
+
+/// Validated first, then all at once; what is wrong changes nothing.
+fn reload(app: &App, config_path: &Path, environment: &Environment) {
+    let reloaded = Config::load(config_path, environment)
+        .map_err(anyhow::Error::from)
+        .and_then(|config| app.reload(&config).map_err(anyhow::Error::from));
+    match reloaded {
+        Ok(()) => tracing::info!(routes = app.routing().routes.len(), "configuration reloaded"),
+        Err(error) => tracing::error!(error = format!("{error:#}"), "configuration not reloaded; the last good one stays"),
+    }
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+fn acceptor(tls: &Tls) -> Result<TlsAcceptor> {
+    let key = PrivateKeyDer::from_pem_slice(tls.key.expose().as_bytes()).context("server.tls.key holds no private key")?;
+    let ring = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = rustls::ServerConfig::builder_with_provider(ring)
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(tls.cert.clone(), key)
+        .context("server.tls: the certificate and the key do not fit together")?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+/// One thread's share of the work.
+struct Worker {
+    app: Arc<App>,
+    tls: Option<TlsAcceptor>,
+    stopped: watch::Receiver<bool>,
+}
+
+// === impl Worker ===
+
+impl Worker {
+    fn run(self, listener: TcpListener) {
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => return tracing::error!(%error, "a worker cannot start"),
+        };
+        runtime.block_on(async move {
+            match tokio::net::TcpListener::from_std(listener) {
+                Ok(listener) => self.accept(listener).await,
+                Err(error) => tracing::error!(%error, "a worker cannot listen"),
+            }
+        });
+        // What still runs is dropped here: its permits settle themselves.
+        runtime.shutdown_timeout(Duration::from_secs(1));
+    }
+
+    async fn accept(mut self, listener: tokio::net::TcpListener) {
+        let places = Arc::new(Semaphore::new(self.app.server.connections_max));
+        let graceful = GracefulShutdown::new();
+        loop {
+            let place = tokio::select! {
+                place = Arc::clone(&places).acquire_owned() => place,
+                _ = self.stopped.changed() => break,
+            };
+            let Ok(place) = place else { break };
+            tokio::select! {
+                accepted = listener.accept() => match accepted {
+                    Ok((socket, _)) => self.serve(socket, place, &graceful),
+                    Err(error) => Self::accept_failed(&error).await,
+                },
+                _ = self.stopped.changed() => break,
+            }
+        }
+        drop(listener);
+        let drained = tokio::time::timeout(self.app.server.drain, graceful.shutdown()).await;
+        if drained.is_err() {
+            tracing::warn!("requests were still under way at the end of the drain: cut off, and posted at their holds");
+        }
+    }
+
+    /// Out of files, most likely: let some connections end before trying again.
+    async fn accept_failed(error: &io::Error) {
+        tracing::warn!(%error, "a connection cannot be accepted");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+
+    fn serve(&self, socket: tokio::net::TcpStream, place: tokio::sync::OwnedSemaphorePermit, graceful: &GracefulShutdown) {
+        if let Err(error) = socket.set_nodelay(true) {
+            tracing::debug!(%error, "a connection ended before it began");
+            return;
+        }
+        let (app, watcher) = (Arc::clone(&self.app), graceful.watcher());
+        match self.tls.clone() {
+            None => drop(tokio::spawn(converse(app, socket, watcher, place))),
+            Some(tls) => drop(tokio::spawn(async move {
+                match tokio::time::timeout(HANDSHAKE_PATIENCE, tls.accept(socket)).await {
+                    Ok(Ok(secured)) => converse(app, secured, watcher, place).await,
+                    Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+                    Err(_) => tracing::debug!("a TLS handshake took too long"),
+                }
+            })),
+        }
+    }
+}
+
+/// Serves one connection until it ends.
+async fn converse<S>(
+    app: Arc<App>,
+    socket: S,
+    watcher: hyper_util::server::graceful::Watcher,
+    place: tokio::sync::OwnedSemaphorePermit,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let header_timeout = app.server.header_timeout;
+    app.metrics.connections.inc();
+    let service = service_fn({
+        let app = Arc::clone(&app);
+        move |request| {
+            let app = Arc::clone(&app);
+            async move { Ok::<_, std::convert::Infallible>(routes::handle(app, request).await) }
+        }
+    });
+    let mut server = auto::Builder::new(TokioExecutor::new());
+    server.http1().timer(TokioTimer::new()).header_read_timeout(header_timeout);
+    server.http2().timer(TokioTimer::new()).max_concurrent_streams(1024);
+    let connection = server.serve_connection(TokioIo::new(socket), service);
+    if let Err(error) = watcher.watch(connection).await {
+        tracing::debug!(%error, "a connection ended badly");
+    }
+    app.metrics.connections.dec();
+    drop(place);
+}

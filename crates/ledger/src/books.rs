@@ -1,0 +1,381 @@
+//! The ledger, the directory and their log behind one short lock, and reservations that give themselves back.
+//!
+//! The lock covers a decision and its place in the log's buffer, nothing more: making the log durable is the log's own
+//! business, outside. So the order of the log is the order of the decisions, and replay reaches the same state.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use tollgate_types::directory::{Change, ChangeRefused, Directory};
+use tollgate_types::usage::Outcome;
+use tollgate_types::{Clock, Confidence, PicoSum, RequestId, Scope, Timestamp, Usage};
+
+use crate::account::Amounts;
+use crate::ledger::{Audit, BudgetState, Ledger, Rejected};
+use crate::record::{CapSet, Draft, Posted, Record, Reserved, Voided};
+
+/// Where records go, in order.
+pub trait Log: Send + 'static {
+    /// A place in the log; the larger, the later.
+    type Position: Copy + Ord + Send + Sync + std::fmt::Debug + 'static;
+
+    /// Whether one more reservation can be taken on, given how many are open: the log must have room for the ends of
+    /// all of them, since an end is never refused.
+    fn has_room(&self, open: usize) -> Result<(), LogUnavailable>;
+
+    /// Takes a record. Never fails: a log that can no longer write says so in [`Log::has_room`] and to who waits.
+    fn append(&mut self, record: &Record) -> Self::Position;
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the journal takes no new work: {0}")]
+pub struct LogUnavailable(pub String);
+
+/// A log in memory, for simulations and tests.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryLog(pub Vec<Record>);
+
+/// The books of this node.
+#[derive(Debug)]
+pub struct Books<L: Log> {
+    inner: Mutex<Inner<L>>,
+    clock: Clock,
+}
+
+#[derive(Debug)]
+struct Inner<L> {
+    ledger: Ledger,
+    directory: Directory,
+    log: L,
+}
+
+/// Money held for one request. Dropped without having been settled, it settles itself: what was never sent is given
+/// back, what was sent is posted at the full hold, for the provider may bill it.
+#[derive(Debug)]
+pub struct Reservation<L: Log> {
+    books: Arc<Books<L>>,
+    id: RequestId,
+    hold: Amounts,
+    position: L::Position,
+    dispatched: bool,
+    settled: bool,
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settlement {
+    pub usage: Usage,
+    /// What it really came to. What exceeds the hold is booked as the platform's overrun.
+    pub amounts: Amounts,
+    pub confidence: Confidence,
+    pub outcome: Outcome,
+}
+
+/// Why nothing was reserved.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReserveError {
+    #[error(transparent)]
+    Rejected(#[from] Rejected),
+    #[error(transparent)]
+    Unavailable(#[from] LogUnavailable),
+}
+
+/// Why a directory change was not made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChangeError {
+    #[error(transparent)]
+    Refused(#[from] ChangeRefused),
+    #[error(transparent)]
+    Rejected(#[from] Rejected),
+    #[error(transparent)]
+    Unavailable(#[from] LogUnavailable),
+}
+
+/// Both columns of headroom over all caps that apply; `None` where no cap does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Headroom {
+    pub cost: Option<PicoSum>,
+    pub charge: Option<PicoSum>,
+}
+
+// === impl Books ===
+
+impl<L: Log> Books<L> {
+    pub fn new(ledger: Ledger, directory: Directory, log: L, clock: Clock) -> Self {
+        Self { inner: Mutex::new(Inner { ledger, directory, log }), clock }
+    }
+
+    /// Holds what `amount` asks for, given what is left, in one atomic step over every scope and window of the draft.
+    ///
+    /// `amount` runs under the lock; it must be quick. It may ask for less where less is left, never the other way
+    /// round: what it gives back is what the request must be bounded to.
+    pub fn reserve<T>(
+        self: &Arc<Self>,
+        draft: Draft,
+        amount: impl FnOnce(Headroom) -> (Amounts, T),
+    ) -> Result<(Reservation<L>, T), ReserveError> {
+        let scopes = draft.scopes();
+        let mut inner = self.lock();
+        let at = inner.now(&self.clock);
+        inner.log.has_room(inner.ledger.open_count())?;
+        let [cost, charge] = inner.ledger.headroom(&scopes, at);
+        let (hold, granted) = amount(Headroom { cost, charge });
+        let id = draft.id;
+        let record = Record::Reserved(Box::new(draft.into_reserved(at, hold)));
+        inner.ledger.commit(&record)?;
+        let position = inner.log.append(&record);
+        drop(inner);
+        let books = Arc::clone(self);
+        Ok((Reservation { books, id, hold, position, dispatched: false, settled: false }, granted))
+    }
+
+    /// Makes a directory change, after `check` and the directory itself have agreed to it.
+    pub fn change(&self, change: Change) -> Result<L::Position, ChangeError> {
+        let mut inner = self.lock();
+        inner.log.has_room(inner.ledger.open_count())?;
+        inner.directory.check(&change)?;
+        inner.directory.apply(change.clone());
+        Ok(inner.log.append(&Record::Directory(change)))
+    }
+
+    /// Sets or (`None`) removes a cap. A cap below what is used refuses new work; it takes nothing from work under way.
+    pub fn set_cap(&self, mut cap: CapSet) -> Result<L::Position, ChangeError> {
+        let mut inner = self.lock();
+        inner.log.has_room(inner.ledger.open_count())?;
+        check_scope(&inner.directory, &cap.scope)?;
+        cap.at = inner.now(&self.clock);
+        let record = Record::CapSet(cap);
+        inner.ledger.commit(&record)?;
+        Ok(inner.log.append(&record))
+    }
+
+    /// Notes that a price book came into use.
+    pub fn prices_set(&self, version: Arc<str>, sha256: [u8; 32]) -> Result<L::Position, ChangeError> {
+        let mut inner = self.lock();
+        inner.log.has_room(inner.ledger.open_count())?;
+        let record = Record::PricesSet { version, sha256, at: inner.now(&self.clock) };
+        inner.ledger.commit(&record)?;
+        Ok(inner.log.append(&record))
+    }
+
+    /// Ends every pending reservation whose deadline is past by `grace`: sent ones are posted at the full hold, others
+    /// are voided. Gives back how many there were: each is a bug elsewhere, since a permit settles itself.
+    pub fn sweep(&self, grace: Duration) -> usize {
+        let mut inner = self.lock();
+        let at = inner.now(&self.clock);
+        let due = inner.ledger.pending_due(Timestamp(at.0.saturating_sub(micros(grace))));
+        for (reserved, dispatched) in &due {
+            let record = if *dispatched {
+                Record::Posted(posted_in_full(reserved, at, Outcome::Expired))
+            } else {
+                Record::Voided(Voided { id: reserved.id, at, outcome: Outcome::Expired })
+            };
+            inner.commit_end(&record);
+        }
+        due.len()
+    }
+
+    /// Marks every pending reservation indeterminate. For the start, after replay: what was pending when the process
+    /// died may or may not have reached its provider.
+    pub fn recover(&self) -> usize {
+        let mut inner = self.lock();
+        let at = inner.now(&self.clock);
+        let pending = inner.ledger.pending();
+        for id in &pending {
+            inner.commit_end(&Record::Indeterminate { id: *id, at });
+        }
+        pending.len()
+    }
+
+    /// Posts, at the full hold and as bounded, what has been indeterminate for longer than `age`.
+    pub fn settle_aged(&self, age: Duration) -> usize {
+        let mut inner = self.lock();
+        let at = inner.now(&self.clock);
+        let aged = inner.ledger.indeterminate_before(Timestamp(at.0.saturating_sub(micros(age))));
+        for reserved in &aged {
+            inner.commit_end(&Record::Posted(posted_in_full(reserved, at, Outcome::Unknown)));
+        }
+        aged.len()
+    }
+
+    /// What the caps of these scopes leave now.
+    pub fn headroom(&self, scopes: &[Scope]) -> Headroom {
+        let inner = self.lock();
+        let [cost, charge] = inner.ledger.headroom(scopes, inner.now(&self.clock));
+        Headroom { cost, charge }
+    }
+
+    pub fn budgets(&self, wanted: impl Fn(&Scope) -> bool) -> Vec<BudgetState> {
+        let inner = self.lock();
+        inner.ledger.budgets(inner.now(&self.clock), wanted)
+    }
+
+    pub fn audit(&self) -> Audit {
+        self.lock().ledger.audit()
+    }
+
+    pub fn directory(&self) -> Directory {
+        self.lock().directory.clone()
+    }
+
+    /// Looks at the directory without copying it.
+    pub fn with_directory<T>(&self, look: impl FnOnce(&Directory) -> T) -> T {
+        look(&self.lock().directory)
+    }
+
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// A poisoned lock means a thread panicked between a check and its commit; the commit itself is arithmetic that
+    /// panics before it changes anything, so the state is whole and serving goes on.
+    fn lock(&self) -> MutexGuard<'_, Inner<L>> {
+        self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn end(&self, record: impl FnOnce(Timestamp) -> Record) -> Option<L::Position> {
+        let mut inner = self.lock();
+        let at = inner.now(&self.clock);
+        inner.commit_end(&record(at))
+    }
+}
+
+impl<L: Log> Inner<L> {
+    /// The time for the next record: the clock's, but never before the last record's.
+    fn now(&self, clock: &Clock) -> Timestamp {
+        clock.now().max(self.ledger.latest())
+    }
+
+    /// Commits the end of a reservation. One that has ended already stays as it is.
+    fn commit_end(&mut self, record: &Record) -> Option<L::Position> {
+        self.ledger.commit(record).ok()?;
+        Some(self.log.append(record))
+    }
+}
+
+fn check_scope(directory: &Directory, scope: &Scope) -> Result<(), ChangeRefused> {
+    directory.tenant(scope.tenant())?;
+    match scope {
+        Scope::Tenant(_) => Ok(()),
+        Scope::Project(tenant, project) => directory.project(tenant, project).map(|_| ()),
+        Scope::Key(tenant, key) => match directory.key(key) {
+            Ok(found) if found.tenant == *tenant => Ok(()),
+            _ => Err(ChangeRefused::Missing { what: "key", id: key.to_string() }),
+        },
+    }
+}
+
+fn posted_in_full(reserved: &Reserved, at: Timestamp, outcome: Outcome) -> Posted {
+    Posted {
+        id: reserved.id,
+        at,
+        usage: Usage::default(),
+        amounts: reserved.hold,
+        overrun: Amounts::ZERO,
+        confidence: Confidence::Bounded,
+        outcome,
+    }
+}
+
+fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
+// === impl Reservation ===
+
+impl<L: Log> Reservation<L> {
+    pub fn id(&self) -> RequestId {
+        self.id
+    }
+
+    pub fn hold(&self) -> Amounts {
+        self.hold
+    }
+
+    /// Where the log holds this reservation. Nothing may be sent before the log is durable up to here.
+    pub fn position(&self) -> L::Position {
+        self.position
+    }
+
+    /// Says that from now on the provider may do work, and bill it. `false` if the reservation has ended already (swept
+    /// after its deadline): no money is held for the request any more, so it may not be sent.
+    #[must_use = "a request whose reservation has ended may not be sent"]
+    pub fn dispatched(&mut self) -> bool {
+        self.dispatched = self.books.lock().ledger.mark_dispatched(self.id, true);
+        self.dispatched
+    }
+
+    /// Takes it back: the provider certainly did no work.
+    pub fn not_dispatched(&mut self) {
+        self.dispatched = false;
+        self.books.lock().ledger.mark_dispatched(self.id, false);
+    }
+
+    /// Posts what was used. `None` if the reservation had ended already (swept after its deadline).
+    pub fn post(mut self, settlement: Settlement) -> Option<L::Position> {
+        self.settle(settlement)
+    }
+
+    /// Gives everything back. `None` if the reservation had ended already.
+    pub fn void(mut self, outcome: Outcome) -> Option<L::Position> {
+        self.settled = true;
+        let id = self.id;
+        self.books.end(|at| Record::Voided(Voided { id, at, outcome }))
+    }
+
+    /// Posts the whole hold, as an upper bound of what the provider may bill.
+    pub fn post_bounded(mut self, outcome: Outcome) -> Option<L::Position> {
+        self.settle_in_full(outcome)
+    }
+
+    fn settle(&mut self, settlement: Settlement) -> Option<L::Position> {
+        self.settled = true;
+        let Settlement { usage, amounts, confidence, outcome } = settlement;
+        let (id, hold) = (self.id, self.hold);
+        self.books.end(|at| {
+            let (amounts, overrun) = (amounts.min(hold), amounts.beyond(hold));
+            Record::Posted(Posted { id, at, usage, amounts, overrun, confidence, outcome })
+        })
+    }
+
+    fn settle_in_full(&mut self, outcome: Outcome) -> Option<L::Position> {
+        let (usage, amounts) = (Usage::default(), self.hold);
+        self.settle(Settlement { usage, amounts, confidence: Confidence::Bounded, outcome })
+    }
+}
+
+impl<L: Log> Drop for Reservation<L> {
+    fn drop(&mut self) {
+        if self.settled {
+            return;
+        }
+        if self.dispatched {
+            self.settle_in_full(Outcome::ClientGone);
+        } else {
+            let id = self.id;
+            self.books.end(|at| Record::Voided(Voided { id, at, outcome: Outcome::NotSent }));
+        }
+    }
+}
+
+// === impl MemoryLog ===
+
+impl Log for MemoryLog {
+    type Position = usize;
+
+    fn has_room(&self, _open: usize) -> Result<(), LogUnavailable> {
+        Ok(())
+    }
+
+    fn append(&mut self, record: &Record) -> usize {
+        self.0.push(record.clone());
+        self.0.len()
+    }
+}
+
+impl Books<MemoryLog> {
+    /// Everything that was logged so far.
+    pub fn records(&self) -> Vec<Record> {
+        self.lock().log.0.clone()
+    }
+}

@@ -1,0 +1,253 @@
+//! Reads a provider's stream as it passes. Bytes are forwarded as they are; only three things are touched: the usage we
+//! asked for and the caller did not, the end mark `[DONE]`, which is ours to send once the books are durable, and what
+//! is not an event at all, which ends the stream as broken.
+
+use bytes::{Bytes, BytesMut};
+use memchr::{memchr, memmem};
+use tollgate_types::Usage;
+
+use crate::answer;
+use crate::top_level::TopLevel;
+
+/// One event is no longer than this.
+pub const EVENT_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// What has been seen of a stream so far.
+#[derive(Debug)]
+pub struct Scanner {
+    hide_usage: bool,
+    /// A line whose end has not come yet.
+    carry: BytesMut,
+    /// The blank line after a removed event goes with it.
+    skip_blank: bool,
+    pub usage: Option<Usage>,
+    /// `[DONE]` has come: nothing after it counts.
+    pub done: bool,
+    /// The provider sent an error event, or something that is not an event.
+    pub broken: Option<Broken>,
+    /// Events with at least one choice that passed.
+    pub chunks: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Broken {
+    Malformed,
+    ProviderError,
+}
+
+enum Verdict {
+    Keep,
+    Remove,
+    Replace(Vec<u8>),
+    Stop,
+}
+
+// === impl Scanner ===
+
+impl Scanner {
+    /// `hide_usage` if the caller did not ask for the usage that we always ask for.
+    pub fn new(hide_usage: bool) -> Self {
+        let carry = BytesMut::new();
+        Self { hide_usage, carry, skip_blank: false, usage: None, done: false, broken: None, chunks: 0 }
+    }
+
+    /// Takes the next piece of the stream and gives what of it is to be forwarded: the piece itself, wherever nothing
+    /// had to be touched.
+    pub fn push(&mut self, piece: Bytes) -> Bytes {
+        if self.done || self.broken.is_some() {
+            return Bytes::new();
+        }
+        let text = if self.carry.is_empty() {
+            piece
+        } else {
+            self.carry.extend_from_slice(&piece);
+            self.carry.split().freeze()
+        };
+        let mut out: Option<BytesMut> = None;
+        let mut at = 0;
+        while let Some(length) = memchr(b'\n', &text[at..]) {
+            let line = &text[at..=at + length];
+            match self.judge(line) {
+                Verdict::Keep => {
+                    if let Some(out) = &mut out {
+                        out.extend_from_slice(line);
+                    }
+                }
+                Verdict::Remove => drop(out.get_or_insert_with(|| BytesMut::from(&text[..at]))),
+                Verdict::Replace(new) => {
+                    out.get_or_insert_with(|| BytesMut::from(&text[..at])).extend_from_slice(&new);
+                }
+                Verdict::Stop => {
+                    return out.map_or_else(|| text.slice(..at), BytesMut::freeze);
+                }
+            }
+            at += length + 1;
+        }
+        if at < text.len() {
+            self.carry.extend_from_slice(&text[at..]);
+            if self.carry.len() > EVENT_BYTES_MAX {
+                self.broken = Some(Broken::Malformed);
+            }
+        }
+        out.map_or_else(|| text.slice(..at), BytesMut::freeze)
+    }
+
+    /// Judges one line, with its end.
+    fn judge(&mut self, line: &[u8]) -> Verdict {
+        let content = trim_end(line);
+        if content.is_empty() {
+            return if std::mem::take(&mut self.skip_blank) { Verdict::Remove } else { Verdict::Keep };
+        }
+        let Some(data) = content.strip_prefix(b"data:") else { return Verdict::Keep };
+        let data = data.strip_prefix(b" ").unwrap_or(data);
+        if data == b"[DONE]" {
+            self.done = true;
+            return Verdict::Stop;
+        }
+        if data.first() != Some(&b'{') || data.last() != Some(&b'}') {
+            self.broken = Some(Broken::Malformed);
+            return Verdict::Stop;
+        }
+        self.chunks += 1;
+        if memmem::find(data, b"\"usage\"").is_none() && memmem::find(data, b"\"error\"").is_none() {
+            return Verdict::Keep;
+        }
+        self.look_into(data, line)
+    }
+
+    /// Looks into an event that mentions usage or an error.
+    fn look_into(&mut self, data: &[u8], line: &[u8]) -> Verdict {
+        let Ok(top) = TopLevel::parse(data) else {
+            self.broken = Some(Broken::Malformed);
+            return Verdict::Stop;
+        };
+        if top.present("error").is_some() {
+            self.broken = Some(Broken::ProviderError);
+            return Verdict::Stop;
+        }
+        let Some(raw) = top.get("usage") else { return Verdict::Keep };
+        if let Some(usage) = answer::read_usage(raw) {
+            self.usage = Some(usage);
+        }
+        if !self.hide_usage {
+            return Verdict::Keep;
+        }
+        let only_usage = top.get("choices").is_some_and(|choices| choices.get().replace(char::is_whitespace, "") == "[]");
+        if only_usage && raw.get() != "null" {
+            self.skip_blank = true;
+            self.chunks -= 1;
+            return Verdict::Remove;
+        }
+        let Some(member) = top.range_of_member("usage") else { return Verdict::Keep };
+        let offset = data.as_ptr().addr() - line.as_ptr().addr();
+        let mut new = Vec::with_capacity(line.len());
+        new.extend_from_slice(&line[..offset + member.start]);
+        new.extend_from_slice(&line[offset + member.end..]);
+        Verdict::Replace(new)
+    }
+}
+
+fn trim_end(line: &[u8]) -> &[u8] {
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    line.strip_suffix(b"\r").unwrap_or(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const STREAM: &str = concat!(
+        "data: {\"id\":\"1\",\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\"}}],\"usage\":null}\n\n",
+        ": a comment\n\n",
+        "data: {\"id\":\"1\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a \\\"usage\\\":null b\"}}],\"usage\":null}\n\n",
+        "data: {\"id\":\"1\",\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2}}\n\n",
+        "data: [DONE]\n\n",
+    );
+
+    fn run(stream: &str, hide: bool, cuts: &[usize]) -> (String, Scanner) {
+        let mut scanner = Scanner::new(hide);
+        let mut out = Vec::new();
+        let mut from = 0;
+        for cut in cuts.iter().copied().chain([stream.len()]) {
+            let cut = cut.clamp(from, stream.len());
+            out.extend_from_slice(&scanner.push(Bytes::copy_from_slice(&stream.as_bytes()[from..cut])));
+            from = cut;
+        }
+        (String::from_utf8(out).expect("it was text"), scanner)
+    }
+
+    #[test]
+    fn usage_is_hidden_from_who_did_not_ask_and_nothing_else_changes() {
+        let (out, scanner) = run(STREAM, true, &[]);
+        assert_eq!(
+            out,
+            concat!(
+                "data: {\"id\":\"1\",\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\"}}]}\n\n",
+                ": a comment\n\n",
+                "data: {\"id\":\"1\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a \\\"usage\\\":null b\"}}]}\n\n",
+            )
+        );
+        assert!(scanner.done && scanner.broken.is_none());
+        assert_eq!(scanner.usage, Some(Usage { input_tokens: 3, output_tokens: 2, ..Usage::default() }));
+        assert_eq!(scanner.chunks, 2);
+    }
+
+    #[test]
+    fn who_asked_gets_every_byte_but_the_end_mark() {
+        let (out, scanner) = run(STREAM, false, &[]);
+        assert_eq!(out, STREAM.strip_suffix("data: [DONE]\n\n").expect("it ends so"));
+        assert!(scanner.done && scanner.usage.is_some());
+    }
+
+    #[test]
+    fn untouched_pieces_are_forwarded_without_a_copy() {
+        let piece = Bytes::from_static(b"data: {\"choices\":[{\"index\":0}]}\n\n");
+        let out = Scanner::new(true).push(piece.clone());
+        assert_eq!((out.as_ptr(), out.len()), (piece.as_ptr(), piece.len()));
+    }
+
+    #[test]
+    fn what_is_not_an_event_breaks_the_stream_and_nothing_after_it_passes() {
+        let check = |bad: &str, broken: Broken| {
+            let stream = format!("data: {{\"choices\":[]}}\n\n{bad}\n\ndata: {{\"choices\":[]}}\n\ndata: [DONE]\n\n");
+            let (out, scanner) = run(&stream, true, &[]);
+            assert_eq!((out.as_str(), scanner.broken, scanner.done), ("data: {\"choices\":[]}\n\n", Some(broken), false));
+        };
+        check("data: {\"choices\":[{\"delta\"", Broken::Malformed);
+        check("data: {\"usage\":nul}", Broken::Malformed);
+        check("data: <html>", Broken::Malformed);
+        check("data: {\"error\":{\"message\":\"overloaded\"}}", Broken::ProviderError);
+    }
+
+    #[test]
+    fn an_endless_line_is_bounded() {
+        let mut scanner = Scanner::new(true);
+        let piece = Bytes::from(vec![b'x'; 1024 * 1024]);
+        for _ in 0..6 {
+            scanner.push(piece.clone());
+        }
+        assert_eq!(scanner.broken, Some(Broken::Malformed));
+        assert!(scanner.carry.len() <= EVENT_BYTES_MAX + piece.len());
+    }
+
+    proptest! {
+        #[test]
+        fn wherever_the_stream_is_cut_the_same_comes_out(mut cuts in prop::collection::vec(0..STREAM.len(), 0..8), hide: bool) {
+            cuts.sort_unstable();
+            let (whole, in_one) = run(STREAM, hide, &[]);
+            let (pieces, in_many) = run(STREAM, hide, &cuts);
+            prop_assert_eq!(whole, pieces);
+            prop_assert_eq!(in_one.usage, in_many.usage);
+            prop_assert!(in_many.done);
+        }
+
+        #[test]
+        fn any_bytes_are_survived(pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..64), 0..16)) {
+            let mut scanner = Scanner::new(true);
+            for piece in pieces {
+                scanner.push(Bytes::from(piece));
+            }
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! Segments: the journal's files, each made in full before its first byte is needed, so that a commit never has to
+//! allocate and a full disk is noticed while there is still room to end what is under way.
+//!
+//! ```text
+//! 0   magic     "TGJS"
+//! 4   version   u32
+//! 8   index     u64      1, 2, 3, ...
+//! 16  first     u64      sequence number of the first record
+//! 24  chain     32 B     chain hash of the last frame of the segment before
+//! 56  checksum  u32      CRC-32C(bytes 0..56)
+//! 60  zero      u32
+//! 64  frames, then zeros
+//! ```
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use super::frame::{self, Chain, Frame, FrameError, Kind};
+
+pub const HEADER_BYTES: usize = 64;
+const MAGIC: [u8; 4] = *b"TGJS";
+const VERSION: u32 = 1;
+const SUFFIX: &str = "journal";
+
+/// Where a segment begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Start {
+    pub index: u64,
+    pub first: u64,
+    pub chain: Chain,
+}
+
+/// How far a segment was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct End {
+    /// Bytes of header and whole frames.
+    pub offset: usize,
+    pub next: u64,
+    pub chain: Chain,
+    pub sealed: bool,
+    /// A frame was begun after `offset` and not finished.
+    pub torn: bool,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum SegmentError {
+    #[error("{path}: {source}")]
+    Io { path: PathBuf, source: io::Error },
+    #[error("{path}, byte {offset}: {reason}; restore this file from a copy, or ask for help before touching it")]
+    Corrupt { path: PathBuf, offset: usize, reason: String },
+}
+
+pub fn path_of(dir: &Path, index: u64) -> PathBuf {
+    dir.join(format!("{index:010}.{SUFFIX}"))
+}
+
+/// The indices of all segments in `dir`, ascending. A gap is corruption.
+pub fn list(dir: &Path) -> Result<Vec<u64>, SegmentError> {
+    let entries = fs::read_dir(dir).map_err(|source| io_error(dir, source))?;
+    let mut indices = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(|source| io_error(dir, source))?.path();
+        if path.extension().is_some_and(|suffix| suffix == SUFFIX) {
+            let index = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok());
+            indices.push(index.ok_or_else(|| corrupt(&path, 0, "a segment with a strange name"))?);
+        }
+    }
+    indices.sort_unstable();
+    if let Some(pair) = indices.windows(2).find(|pair| pair[1] != pair[0] + 1) {
+        return Err(corrupt(&path_of(dir, pair[0] + 1), 0, "this segment is missing"));
+    }
+    Ok(indices)
+}
+
+/// Makes a file of `bytes` zeros, really written, and durable.
+#[expect(clippy::disallowed_methods, reason = "the store is the room that writes files")]
+pub fn preallocate(path: &Path, bytes: usize) -> io::Result<File> {
+    const CHUNK: [u8; 64 * 1024] = [0; 64 * 1024];
+    let mut file = File::options().create(true).truncate(true).read(true).write(true).open(path)?;
+    let mut left = bytes;
+    while left > 0 {
+        let now = left.min(CHUNK.len());
+        file.write_all(&CHUNK[..now])?;
+        left -= now;
+    }
+    file.sync_all()?;
+    Ok(file)
+}
+
+/// Writes the header into a preallocated file and gives the file its name, durably.
+#[expect(clippy::disallowed_methods, reason = "the store is the room that writes files")]
+pub fn begin(file: &File, spare: &Path, dir: &Path, start: &Start) -> io::Result<()> {
+    file.write_all_at(&encode_header(start), 0)?;
+    file.sync_all()?;
+    fs::rename(spare, path_of(dir, start.index))?;
+    sync_dir(dir)
+}
+
+pub fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+/// Reads a segment and hands each frame to `each`. `last` says that a torn tail is to be expected: the crash of the
+/// process may have left one there, and only there.
+pub fn read(
+    dir: &Path,
+    index: u64,
+    last: bool,
+    mut each: impl FnMut(&Frame<'_>) -> Result<(), FrameError>,
+) -> Result<(Start, End), SegmentError> {
+    let path = path_of(dir, index);
+    let mut bytes = Vec::new();
+    File::open(&path).and_then(|mut file| file.read_to_end(&mut bytes)).map_err(|source| io_error(&path, source))?;
+    let start = decode_header(&bytes).ok_or_else(|| corrupt(&path, 0, "the segment's header is damaged"))?;
+    if start.index != index {
+        return Err(corrupt(&path, 8, "the segment has another's name"));
+    }
+    let mut end =
+        End { offset: HEADER_BYTES, next: start.first, chain: start.chain, sealed: false, torn: false };
+    loop {
+        let at = |reason: FrameError| corrupt(&path, end.offset, &reason.to_string());
+        match frame::decode(&bytes[end.offset..], end.next, &end.chain) {
+            Ok(frame) => {
+                each(&frame).map_err(at)?;
+                end.offset += frame.bytes();
+                end.next = frame.next();
+                end.chain = frame.chain;
+                end.sealed = frame.kind == Kind::Seal;
+            }
+            Err(FrameError::Absent | FrameError::Damaged) if last || end.sealed => break,
+            Err(reason) => return Err(at(reason)),
+        }
+        if end.sealed {
+            break;
+        }
+    }
+    end.torn = bytes[end.offset..].iter().any(|b| *b != 0);
+    if end.torn && (end.sealed || whole_frame_after(&bytes[end.offset..], end.next)) {
+        return Err(corrupt(&path, end.offset, "a damaged frame with whole ones after it"));
+    }
+    Ok((start, end))
+}
+
+/// Reads only where a segment begins.
+pub fn read_start(dir: &Path, index: u64) -> Result<Start, SegmentError> {
+    let path = path_of(dir, index);
+    let mut header = [0; HEADER_BYTES];
+    File::open(&path).and_then(|mut file| file.read_exact(&mut header)).map_err(|source| io_error(&path, source))?;
+    decode_header(&header).ok_or_else(|| corrupt(&path, 0, "the segment's header is damaged"))
+}
+
+/// Whether a later frame stands whole somewhere in what looks like a torn tail. A crash tears only the last write, so
+/// that would be damage, and cutting the tail off would lose money.
+fn whole_frame_after(tail: &[u8], next: u64) -> bool {
+    let mut from = 0;
+    while let Some(found) = find(&tail[from..], b"TGJF") {
+        from += found;
+        if frame::decode_unchained(&tail[from..]).is_ok_and(|frame| frame.first > next) {
+            return true;
+        }
+        from += 1;
+    }
+    false
+}
+
+fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
+    haystack.windows(needle.len()).position(|window| window == needle)
+}
+
+fn encode_header(start: &Start) -> [u8; HEADER_BYTES] {
+    let mut header = [0; HEADER_BYTES];
+    header[..4].copy_from_slice(&MAGIC);
+    header[4..8].copy_from_slice(&VERSION.to_le_bytes());
+    header[8..16].copy_from_slice(&start.index.to_le_bytes());
+    header[16..24].copy_from_slice(&start.first.to_le_bytes());
+    header[24..56].copy_from_slice(&start.chain);
+    let checksum = crc32c::crc32c(&header[..56]);
+    header[56..60].copy_from_slice(&checksum.to_le_bytes());
+    header
+}
+
+fn decode_header(bytes: &[u8]) -> Option<Start> {
+    let header = bytes.get(..HEADER_BYTES)?;
+    let u64_at = |at: usize| header[at..at + 8].try_into().ok().map(u64::from_le_bytes);
+    let version: [u8; 4] = header[4..8].try_into().ok()?;
+    let checksum: [u8; 4] = header[56..60].try_into().ok()?;
+    let right = header[..4] == MAGIC
+        && u32::from_le_bytes(version) == VERSION
+        && u32::from_le_bytes(checksum) == crc32c::crc32c(&header[..56]);
+    right.then_some(Start { index: u64_at(8)?, first: u64_at(16)?, chain: header[24..56].try_into().ok()? })
+}
+
+fn io_error(path: &Path, source: io::Error) -> SegmentError {
+    SegmentError::Io { path: path.to_owned(), source }
+}
+
+fn corrupt(path: &Path, offset: usize, reason: &str) -> SegmentError {
+    SegmentError::Corrupt { path: path.to_owned(), offset, reason: reason.to_owned() }
+}

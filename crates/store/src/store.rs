@@ -1,0 +1,168 @@
+//! All that outlives the process, opened together: locked against a second process, recovered after a crash.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::FlockOperation;
+use tollgate_ledger::Books;
+use tollgate_types::{Clock, TenantId};
+
+use crate::journal::segment::SegmentError;
+use crate::journal::{self, Journal, JournalThread, JournalWriter};
+use crate::projector::{Projector, ProjectorThread};
+use crate::snapshot;
+use crate::vault::{KeyEncryption, Vault, VaultError};
+use crate::view::ViewError;
+
+#[derive(Clone, Debug)]
+pub struct StoreOptions {
+    pub dir: PathBuf,
+    pub journal: journal::Options,
+    pub clock: Clock,
+}
+
+/// The books of this node, and everything that keeps them.
+#[derive(Debug)]
+pub struct Store {
+    pub books: Arc<Books<JournalWriter>>,
+    pub journal: Journal,
+    pub vault: Arc<Vault>,
+    pub projector: Projector,
+    pub dir: PathBuf,
+    /// Reservations that the last process left pending, now indeterminate.
+    pub recovered: usize,
+    // In the order of their ends: nobody appends any more, then the journal is durable, then the view follows it.
+    journal_thread: JournalThread,
+    projector_thread: ProjectorThread,
+    _lock: Lock,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("the store {0} is open in another process; stop it first, or use another [store] dir")]
+    InUse(PathBuf),
+    #[error("{path}: {source}")]
+    Io { path: PathBuf, source: io::Error },
+    #[error("the journal: {0}")]
+    Journal(#[from] SegmentError),
+    #[error(transparent)]
+    Vault(#[from] VaultError),
+    #[error("the view: {0}")]
+    View(#[from] ViewError),
+    #[error("tenant '{0}' exists but its data key does not: restore the key file from its copy")]
+    KeyMissing(TenantId),
+}
+
+/// Held while the store is open. The kernel gives it back however the process ends.
+#[derive(Debug)]
+struct Lock {
+    _file: File,
+}
+
+/// Where things lie in a store's folder.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    pub journal: PathBuf,
+    pub snapshots: PathBuf,
+    pub prices: PathBuf,
+    pub keys: PathBuf,
+    pub view: PathBuf,
+    pub lock: PathBuf,
+}
+
+// === impl Layout ===
+
+impl Layout {
+    pub fn of(dir: &Path) -> Self {
+        Self {
+            journal: dir.join("journal"),
+            snapshots: dir.join("snapshots"),
+            prices: dir.join("prices"),
+            keys: dir.join("keys"),
+            view: dir.join("view.sqlite"),
+            lock: dir.join("lock"),
+        }
+    }
+}
+
+// === impl Store ===
+
+impl Store {
+    /// Opens the store, making what is missing, and recovers from whatever end the last process had.
+    pub fn open(options: &StoreOptions, encryption: Box<dyn KeyEncryption>) -> Result<Self, StoreError> {
+        let layout = Layout::of(&options.dir);
+        for dir in [&options.dir, &layout.journal, &layout.snapshots, &layout.prices] {
+            make_dir(dir)?;
+        }
+        let lock = Lock::take(&options.dir, &layout.lock)?;
+        let vault = Arc::new(Vault::open(&layout.keys, encryption)?);
+
+        let mut state = snapshot::latest(&layout.snapshots);
+        let mut tail = None;
+        let segments = snapshot::segments_after(&layout.journal, state.sequence)?;
+        for index in &segments {
+            let end = state.replay(&layout.journal, *index, Some(index) == segments.last())?;
+            tail = Some((*index, end));
+        }
+        for tenant in state.directory.tenants.keys() {
+            if !vault.has(tenant) {
+                return Err(StoreError::KeyMissing(tenant.clone()));
+            }
+        }
+
+        let io = |source| StoreError::Io { path: layout.journal.clone(), source };
+        let (journal, writer, journal_thread) = Journal::start(&layout.journal, options.journal, tail).map_err(io)?;
+        let books = Arc::new(Books::new(state.ledger, state.directory, writer, options.clock.clone()));
+        let recovered = books.recover();
+        let (projector, projector_thread) = Projector::start(&layout, journal.clone())?;
+        let dir = options.dir.clone();
+        Ok(Self { books, journal, vault, projector, dir, recovered, journal_thread, projector_thread, _lock: lock })
+    }
+
+    /// Makes everything durable and brings the view up to it.
+    pub fn close(self) {
+        self.journal_thread.stop();
+        self.projector_thread.stop();
+    }
+
+    pub fn layout(&self) -> Layout {
+        Layout::of(&self.dir)
+    }
+}
+
+/// Writes a file so that it is either the old one or the new one, whatever happens, and readable by its owner only.
+#[expect(clippy::disallowed_methods, reason = "the store is the room that writes files")]
+pub fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let unfinished = path.with_extension("unfinished");
+    let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    fs::rename(&unfinished, path)?;
+    path.parent().map_or(Ok(()), crate::journal::segment::sync_dir)
+}
+
+#[expect(clippy::disallowed_methods, reason = "the store is the room that writes files")]
+fn make_dir(dir: &Path) -> Result<(), StoreError> {
+    use std::os::unix::fs::DirBuilderExt;
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.map_err(|source| StoreError::Io { path: dir.to_owned(), source })
+}
+
+// === impl Lock ===
+
+impl Lock {
+    #[expect(clippy::disallowed_methods, reason = "the store is the room that writes files")]
+    fn take(dir: &Path, path: &Path) -> Result<Self, StoreError> {
+        let io = |source| StoreError::Io { path: path.to_owned(), source };
+        let file = File::options().create(true).truncate(false).write(true).open(path).map_err(io)?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Self { _file: file }),
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(StoreError::InUse(dir.to_owned())),
+            Err(errno) => Err(io(errno.into())),
+        }
+    }
+}

@@ -1,0 +1,413 @@
+//! Keys at rest. Each tenant has a data key of its own, wrapped by a key-encryption key; what must be erasable is sealed
+//! under it, wherever it lies. Destroying the data key erases all of it at once, in every copy and every backup.
+//!
+//! Wrapped keys live in one file of fixed slots that are overwritten in place, never in SQL, never in the journal: a
+//! file that is appended to, or replaced by a new one, would leave the old key on the disk.
+//!
+//! ```text
+//! header  64 B   "TGKV", u32 version, zeros
+//! slot   192 B   u8 state (0 free, 1 in use), u8 name length, name (63 B), u8 zero, wrapped key (60 B: nonce, ciphertext,
+//!                tag), zeros, u32 CRC-32C of the bytes before
+//! ```
+//! Slot 0 holds the store's own secret, under which API keys are hashed.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use ring::hmac;
+use ring::rand::{SecureRandom, SystemRandom};
+use tollgate_types::TenantId;
+use tollgate_types::directory::Sealed;
+use zeroize::{Zeroize, Zeroizing};
+
+const HEADER_BYTES: u64 = 64;
+const SLOT_BYTES: usize = 192;
+const MAGIC: [u8; 4] = *b"TGKV";
+const VERSION: u32 = 1;
+const KEY_BYTES: usize = 32;
+const WRAPPED_BYTES: usize = NONCE_LEN + KEY_BYTES + 16;
+const NAME_AT: usize = 2;
+const WRAPPED_AT: usize = 66;
+const CHECKSUM_AT: usize = SLOT_BYTES - 4;
+/// The name of slot 0. No tenant can have it: an id begins with a letter or a digit.
+const STORE_SECRET: &str = "*";
+
+/// Wraps data keys. A key-management service does this over the network; [`MasterKey`] does it in memory.
+pub trait KeyEncryption: Send + Sync + 'static {
+    /// Wraps a data key so that it can be unwrapped only for the same `name`.
+    fn wrap(&self, name: &str, key: &[u8; KEY_BYTES]) -> Result<Vec<u8>, VaultError>;
+    fn unwrap(&self, name: &str, wrapped: &[u8]) -> Result<Zeroizing<[u8; KEY_BYTES]>, VaultError>;
+}
+
+/// A key-encryption key held by this process, read from a file or the environment.
+pub struct MasterKey {
+    key: LessSafeKey,
+    random: SystemRandom,
+}
+
+/// The open key file.
+pub struct Vault {
+    path: PathBuf,
+    encryption: Box<dyn KeyEncryption>,
+    random: SystemRandom,
+    api_keys: hmac::Key,
+    slots: Mutex<Slots>,
+}
+
+struct Slots {
+    file: File,
+    /// Where each tenant's slot is, and its data key once it was unwrapped.
+    tenants: HashMap<TenantId, (u64, Option<LessSafeKey>)>,
+    free: Vec<u64>,
+    end: u64,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum VaultError {
+    #[error("the key file {path}: {source}")]
+    Io { path: PathBuf, source: io::Error },
+    #[error("the key file {path}: {reason}")]
+    Unusable { path: PathBuf, reason: String },
+    #[error("the master key does not open '{0}': it is not the key that this store was made with")]
+    WrongMasterKey(String),
+    #[error("'{0}' has no data key: it was never made, or was destroyed")]
+    NoKey(String),
+    #[error("this ciphertext was not sealed here, or was changed")]
+    Unreadable,
+    #[error("a master key is 64 hexadecimal digits (32 bytes); make one with: head -c 32 /dev/urandom | xxd -p -c 64")]
+    MalformedMasterKey,
+    #[error("the system gives no randomness")]
+    NoRandomness,
+}
+
+// === impl MasterKey ===
+
+impl MasterKey {
+    /// Reads 64 hexadecimal digits; white space around them is allowed.
+    pub fn from_hex(text: &str) -> Result<Self, VaultError> {
+        let text = text.trim();
+        let mut bytes = Zeroizing::new([0u8; KEY_BYTES]);
+        if text.len() != 2 * KEY_BYTES || !text.is_ascii() {
+            return Err(VaultError::MalformedMasterKey);
+        }
+        for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
+            let pair = std::str::from_utf8(pair).map_err(|_| VaultError::MalformedMasterKey)?;
+            *byte = u8::from_str_radix(pair, 16).map_err(|_| VaultError::MalformedMasterKey)?;
+        }
+        Ok(Self { key: aead(&bytes), random: SystemRandom::new() })
+    }
+}
+
+impl KeyEncryption for MasterKey {
+    fn wrap(&self, name: &str, key: &[u8; KEY_BYTES]) -> Result<Vec<u8>, VaultError> {
+        seal_with(&self.key, &self.random, &["wrap", name], key)
+    }
+
+    fn unwrap(&self, name: &str, wrapped: &[u8]) -> Result<Zeroizing<[u8; KEY_BYTES]>, VaultError> {
+        let wrong = || VaultError::WrongMasterKey(name.to_owned());
+        let plain = Zeroizing::new(open_with(&self.key, &["wrap", name], wrapped).map_err(|_| wrong())?);
+        let mut key = Zeroizing::new([0; KEY_BYTES]);
+        if plain.len() != KEY_BYTES {
+            return Err(wrong());
+        }
+        key.copy_from_slice(&plain);
+        Ok(key)
+    }
+}
+
+// === impl Vault ===
+
+impl Vault {
+    /// Opens the key file, making it and the store's own secret if it is not there. Every key is unwrapped once at
+    /// first use; the store's secret at once, so that a wrong master key is told before anything is served.
+    #[expect(clippy::disallowed_methods, reason = "the store is the room that writes files")]
+    pub fn open(path: &Path, encryption: Box<dyn KeyEncryption>) -> Result<Self, VaultError> {
+        let io = |source| VaultError::Io { path: path.to_owned(), source };
+        let mut options = File::options();
+        let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path).map_err(io)?;
+        let random = SystemRandom::new();
+        if file.metadata().map_err(io)?.len() < HEADER_BYTES {
+            let mut header = [0; 64];
+            header[..4].copy_from_slice(&MAGIC);
+            header[4..8].copy_from_slice(&VERSION.to_le_bytes());
+            file.write_all_at(&header, 0).map_err(io)?;
+        }
+        let mut slots = Slots { file, tenants: HashMap::new(), free: Vec::new(), end: HEADER_BYTES };
+        let secret = match slots.load(path)? {
+            Some(wrapped) => encryption.unwrap(STORE_SECRET, &wrapped)?,
+            None => {
+                let secret = random_key(&random)?;
+                let wrapped = encryption.wrap(STORE_SECRET, &secret)?;
+                slots.write(path, HEADER_BYTES, Some((STORE_SECRET, &wrapped)))?;
+                slots.end = HEADER_BYTES + SLOT_BYTES as u64;
+                secret
+            }
+        };
+        let api_keys = hmac::Key::new(hmac::HMAC_SHA256, secret.as_slice());
+        Ok(Self { path: path.to_owned(), encryption, random, api_keys, slots: Mutex::new(slots) })
+    }
+
+    /// Makes a tenant's data key, durably. Having one already is fine.
+    pub fn create(&self, tenant: &TenantId) -> Result<(), VaultError> {
+        let mut slots = self.lock();
+        if slots.tenants.contains_key(tenant) {
+            return Ok(());
+        }
+        let key = random_key(&self.random)?;
+        let wrapped = self.encryption.wrap(tenant.as_str(), &key)?;
+        let reused = slots.free.pop();
+        let at = reused.unwrap_or(slots.end);
+        slots.write(&self.path, at, Some((tenant.as_str(), &wrapped)))?;
+        if reused.is_none() {
+            slots.end += SLOT_BYTES as u64;
+        }
+        slots.tenants.insert(tenant.clone(), (at, Some(aead(&key))));
+        Ok(())
+    }
+
+    pub fn has(&self, tenant: &TenantId) -> bool {
+        self.lock().tenants.contains_key(tenant)
+    }
+
+    /// Overwrites a tenant's data key with zeros, durably. Everything sealed under it is unreadable from then on.
+    pub fn destroy(&self, tenant: &TenantId) -> Result<(), VaultError> {
+        let mut slots = self.lock();
+        let (at, _) = slots.tenants.remove(tenant).ok_or_else(|| VaultError::NoKey(tenant.to_string()))?;
+        slots.write(&self.path, at, None)?;
+        slots.free.push(at);
+        Ok(())
+    }
+
+    /// Seals text under the tenant's data key. It can be opened only for the same tenant and `purpose`.
+    pub fn seal(&self, tenant: &TenantId, purpose: &str, text: &[u8]) -> Result<Sealed, VaultError> {
+        self.with_key(tenant, |key| {
+            let sealed = seal_with(key, &self.random, &["data", tenant.as_str(), purpose], text)?;
+            Ok(Sealed(sealed.into()))
+        })
+    }
+
+    pub fn open_sealed(&self, tenant: &TenantId, purpose: &str, sealed: &Sealed) -> Result<Vec<u8>, VaultError> {
+        self.with_key(tenant, |key| open_with(key, &["data", tenant.as_str(), purpose], &sealed.0))
+    }
+
+    /// What is stored of an API key: its HMAC-SHA-256 under the store's own secret.
+    pub fn digest(&self, api_key: &str) -> [u8; 32] {
+        digest_with(&self.api_keys, api_key)
+    }
+
+    /// The key that [`Vault::digest`] uses, for a room that hashes without the vault.
+    pub fn api_key_hasher(&self) -> hmac::Key {
+        self.api_keys.clone()
+    }
+
+    fn with_key<T>(
+        &self,
+        tenant: &TenantId,
+        work: impl FnOnce(&LessSafeKey) -> Result<T, VaultError>,
+    ) -> Result<T, VaultError> {
+        let mut slots = self.lock();
+        let Slots { file, tenants, .. } = &mut *slots;
+        let (at, key) = tenants.get_mut(tenant).ok_or_else(|| VaultError::NoKey(tenant.to_string()))?;
+        if key.is_none() {
+            let mut slot = [0; SLOT_BYTES];
+            file.read_exact_at(&mut slot, *at).map_err(|source| VaultError::Io { path: self.path.clone(), source })?;
+            let wrapped = &slot[WRAPPED_AT..WRAPPED_AT + WRAPPED_BYTES];
+            *key = Some(aead(&*self.encryption.unwrap(tenant.as_str(), wrapped)?));
+        }
+        match key {
+            Some(key) => work(key),
+            None => Err(VaultError::NoKey(tenant.to_string())),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Slots> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+pub fn digest_with(key: &hmac::Key, api_key: &str) -> [u8; 32] {
+    let mut digest = [0; 32];
+    digest.copy_from_slice(hmac::sign(key, api_key.as_bytes()).as_ref());
+    digest
+}
+
+impl std::fmt::Debug for Vault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Vault").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for MasterKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+// === impl Slots ===
+
+impl Slots {
+    /// Reads every slot; gives back the store's wrapped secret if there is one. A slot whose checksum is wrong was
+    /// never acknowledged (its write was cut short), so it is free.
+    fn load(&mut self, path: &Path) -> Result<Option<Vec<u8>>, VaultError> {
+        let io = |source| VaultError::Io { path: path.to_owned(), source };
+        let unusable = |reason: &str| VaultError::Unusable { path: path.to_owned(), reason: reason.to_owned() };
+        let mut header = [0; 64];
+        self.file.read_exact_at(&mut header, 0).map_err(io)?;
+        if header[..4] != MAGIC || header[4..8] != VERSION.to_le_bytes() {
+            return Err(unusable("not a key file of this version"));
+        }
+        let length = self.file.metadata().map_err(io)?.len();
+        let mut secret = None;
+        while self.end + SLOT_BYTES as u64 <= length {
+            let at = self.end;
+            let mut slot = [0; SLOT_BYTES];
+            self.file.read_exact_at(&mut slot, at).map_err(io)?;
+            self.end += SLOT_BYTES as u64;
+            match decode_slot(&slot) {
+                Some((STORE_SECRET, wrapped)) if at == HEADER_BYTES => secret = Some(wrapped.to_vec()),
+                Some((name, _)) => {
+                    let tenant = name.parse().map_err(|_| unusable("a slot with a strange name"))?;
+                    self.tenants.insert(tenant, (at, None));
+                }
+                None if at == HEADER_BYTES => return Err(unusable("the store's own secret is damaged")),
+                None => self.free.push(at),
+            }
+        }
+        Ok(secret)
+    }
+
+    fn write(&mut self, path: &Path, at: u64, content: Option<(&str, &[u8])>) -> Result<(), VaultError> {
+        let mut slot = [0; SLOT_BYTES];
+        if let Some((name, wrapped)) = content {
+            slot[0] = 1;
+            slot[1] = u8::try_from(name.len()).expect("an id has at most 63 bytes");
+            slot[NAME_AT..NAME_AT + name.len()].copy_from_slice(name.as_bytes());
+            slot[WRAPPED_AT..WRAPPED_AT + wrapped.len()].copy_from_slice(wrapped);
+            let checksum = crc32c::crc32c(&slot[..CHECKSUM_AT]);
+            slot[CHECKSUM_AT..].copy_from_slice(&checksum.to_le_bytes());
+        }
+        let written = self.file.write_all_at(&slot, at).and_then(|()| self.file.sync_all());
+        slot.zeroize();
+        written.map_err(|source| VaultError::Io { path: path.to_owned(), source })
+    }
+}
+
+fn decode_slot(slot: &[u8; SLOT_BYTES]) -> Option<(&str, &[u8])> {
+    let right = slot[0] == 1 && slot[CHECKSUM_AT..] == crc32c::crc32c(&slot[..CHECKSUM_AT]).to_le_bytes();
+    let name = slot.get(NAME_AT..NAME_AT + usize::from(slot[1]))?;
+    right.then_some((std::str::from_utf8(name).ok()?, &slot[WRAPPED_AT..WRAPPED_AT + WRAPPED_BYTES]))
+}
+
+fn random_key(random: &SystemRandom) -> Result<Zeroizing<[u8; KEY_BYTES]>, VaultError> {
+    let mut key = Zeroizing::new([0; KEY_BYTES]);
+    random.fill(key.as_mut_slice()).map_err(|_| VaultError::NoRandomness)?;
+    Ok(key)
+}
+
+fn aead(key: &[u8; KEY_BYTES]) -> LessSafeKey {
+    LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key).expect("32 bytes are an AES-256 key"))
+}
+
+/// AES-256-GCM with a random nonce in front; `context` is authenticated, each part with its length.
+fn seal_with(
+    key: &LessSafeKey,
+    random: &SystemRandom,
+    context: &[&str],
+    plain: &[u8],
+) -> Result<Vec<u8>, VaultError> {
+    let mut nonce = [0; NONCE_LEN];
+    random.fill(&mut nonce).map_err(|_| VaultError::NoRandomness)?;
+    let mut sealed = plain.to_vec();
+    key.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(associated(context)), &mut sealed)
+        .map_err(|_| VaultError::Unreadable)?;
+    Ok([nonce.as_slice(), &sealed].concat())
+}
+
+fn open_with(key: &LessSafeKey, context: &[&str], sealed: &[u8]) -> Result<Vec<u8>, VaultError> {
+    let (nonce, sealed) = sealed.split_first_chunk::<NONCE_LEN>().ok_or(VaultError::Unreadable)?;
+    let mut buffer = sealed.to_vec();
+    let nonce = Nonce::assume_unique_for_key(*nonce);
+    let plain = key.open_in_place(nonce, Aad::from(associated(context)), &mut buffer);
+    plain.map(|plain| plain.to_vec()).map_err(|_| VaultError::Unreadable)
+}
+
+fn associated(context: &[&str]) -> Vec<u8> {
+    context.iter().flat_map(|part| [&(part.len() as u64).to_le_bytes(), part.as_bytes()].concat()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn master(digit: &str) -> Box<dyn KeyEncryption> {
+        Box::new(MasterKey::from_hex(&digit.repeat(64)).expect("64 digits"))
+    }
+
+    fn tenant(id: &str) -> TenantId {
+        id.parse().expect("a slug")
+    }
+
+    #[test]
+    fn what_was_sealed_opens_for_its_tenant_and_purpose_only() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let vault = Vault::open(&dir.path().join("keys"), master("a")).expect("a new file");
+        vault.create(&tenant("a")).expect("a key");
+        vault.create(&tenant("b")).expect("a key");
+        let sealed = vault.seal(&tenant("a"), "label", b"Ada").expect("sealed");
+        assert!(!sealed.0.windows(3).any(|w| w == b"Ada"));
+        assert_eq!(vault.open_sealed(&tenant("a"), "label", &sealed).expect("opens"), b"Ada");
+        assert!(matches!(vault.open_sealed(&tenant("b"), "label", &sealed), Err(VaultError::Unreadable)));
+        assert!(matches!(vault.open_sealed(&tenant("a"), "other", &sealed), Err(VaultError::Unreadable)));
+    }
+
+    #[test]
+    fn keys_survive_a_restart_and_a_wrong_master_key_is_told_at_once() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("keys");
+        let (sealed, digest) = {
+            let vault = Vault::open(&path, master("a")).expect("a new file");
+            vault.create(&tenant("a")).expect("a key");
+            (vault.seal(&tenant("a"), "label", b"Ada").expect("sealed"), vault.digest("tg_x"))
+        };
+        let again = Vault::open(&path, master("a")).expect("the same file");
+        assert_eq!(again.open_sealed(&tenant("a"), "label", &sealed).expect("opens"), b"Ada");
+        assert_eq!(again.digest("tg_x"), digest);
+        assert_ne!(again.digest("tg_y"), digest);
+        assert!(matches!(Vault::open(&path, master("b")), Err(VaultError::WrongMasterKey(_))));
+    }
+
+    #[test]
+    fn a_destroyed_key_is_gone_from_the_file_and_its_slot_is_used_again() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("keys");
+        let vault = Vault::open(&path, master("a")).expect("a new file");
+        vault.create(&tenant("a")).expect("a key");
+        let sealed = vault.seal(&tenant("a"), "label", b"Ada").expect("sealed");
+        let before = std::fs::read(&path).expect("the file");
+        let slot = usize::try_from(HEADER_BYTES).expect("small") + SLOT_BYTES;
+        let wrapped = before[slot + WRAPPED_AT..slot + WRAPPED_AT + WRAPPED_BYTES].to_vec();
+        vault.destroy(&tenant("a")).expect("destroyed");
+        let after = std::fs::read(&path).expect("the file");
+        assert!(!after.windows(wrapped.len()).any(|w| w == wrapped), "the wrapped key must not remain");
+        assert!(matches!(vault.open_sealed(&tenant("a"), "label", &sealed), Err(VaultError::NoKey(_))));
+        vault.create(&tenant("b")).expect("a key");
+        assert_eq!(std::fs::read(&path).expect("the file").len(), before.len());
+        drop(vault);
+        let again = Vault::open(&path, master("a")).expect("the same file");
+        assert!(matches!(again.seal(&tenant("a"), "label", b"x"), Err(VaultError::NoKey(_))));
+        again.seal(&tenant("b"), "label", b"x").expect("b has a key");
+    }
+
+    #[test]
+    fn a_master_key_is_64_hexadecimal_digits() {
+        for bad in ["", "ab", &"g".repeat(64), &"é".repeat(32), &"a".repeat(65)] {
+            assert!(matches!(MasterKey::from_hex(bad), Err(VaultError::MalformedMasterKey)), "{bad}");
+        }
+        assert!(MasterKey::from_hex(&format!(" {}\n", "0f".repeat(32))).is_ok());
+    }
+}

@@ -1,0 +1,412 @@
+//! The SQLite projection of the journal: usage events, who exists, caps and price books, for questions that may take
+//! their time. Nothing here is asked during a request, and nothing here is the truth: a view that is damaged, or of
+//! another version, is thrown away and made again from the journal's first record.
+//!
+//! - this file: opening, and [`View::apply`], which writes records in the order of the journal.
+//! - [`query`]: the questions ([`Reader`]). - [`totals`]: sums that are exact for every `u64`.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior, params};
+use tollgate_ledger::{CapSet, Posted, Record, Reserved, Voided};
+use tollgate_types::directory::{ApiKey, Change, Plan, Project, Sealed, Tenant, TightBudget};
+use tollgate_types::{RequestId, Scope};
+
+mod columns;
+pub mod query;
+#[cfg(test)]
+mod tests;
+pub mod totals;
+
+pub use query::{EventEnd, EventState, Group, GroupBy, Page, Reader, SummaryRow, UsageEvent, UsageFilter};
+pub use totals::{StateCounts, TokenSums, ViewTotals};
+
+use columns::{Bits, id_bytes};
+
+/// Raise it with every change of `schema.sql`. There are no migrations: a view of another version is made again.
+const SCHEMA_VERSION: i64 = 1;
+/// Says of a file that it is a view of ours: "tgvw".
+const APPLICATION_ID: i64 = 0x7467_7677;
+const SCHEMA: &str = include_str!("view/schema.sql");
+
+/// How long to wait for another connection's lock. Readers hold none in WAL mode, so only another writer's.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// The write-ahead log is cut back to this after a long reader let it grow.
+const WAL_BYTES_MAX: i64 = 64 << 20;
+/// More than there are different statements, so that each is prepared once.
+const STATEMENTS_CACHED: usize = 64;
+
+/// The view, and the one connection that writes to it.
+#[derive(Debug)]
+pub struct View {
+    connection: Connection,
+    position: u64,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ViewError {
+    /// The file is damaged, of another version, or not a view at all: make it anew ([`View::create_anew`]) and apply
+    /// the journal from its first record.
+    #[error("the view must be made again from the journal: {0}")]
+    Rebuild(String),
+    /// Records are missing before this one. Nothing of the batch was applied.
+    #[error("the view ends at record {position} and record {found} does not follow it")]
+    Gap { position: u64, found: u64 },
+    /// The record ends what is not open, or begins what is there. Nothing of the batch was applied. The ledger refuses
+    /// such records, so this is not the view of that journal, or the journal is wrong: making the view again tells.
+    #[error("record {sequence} contradicts what the view holds of {id}")]
+    Contradiction { sequence: u64, id: RequestId },
+    #[error("the summary has more than {0} rows; narrow it by tenant or time")]
+    TooManyGroups(usize),
+    /// Disk full, locked, no permission and the like: what is there stays usable.
+    #[error("the view's database: {0}")]
+    Database(rusqlite::Error),
+    #[error("the old view cannot be removed: {0}")]
+    Remove(io::Error),
+}
+
+// === impl View ===
+
+impl View {
+    /// Opens the view, or makes an empty one where there is none.
+    pub fn open(path: &Path) -> Result<Self, ViewError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let mut connection = connect(path, flags)?;
+        if is_empty(&connection).map_err(opening)? {
+            make_tables(&mut connection)?;
+        }
+        check_version(&connection)?;
+        // A power cut may lose the newest transactions, never their order: they are read from the journal again.
+        connection.pragma_update(None, "synchronous", "normal")?;
+        connection.pragma_update(None, "journal_size_limit", WAL_BYTES_MAX)?;
+        let position = read_position(&connection).map_err(opening)?;
+        Ok(Self { connection, position })
+    }
+
+    /// Throws away whatever is at `path` and makes an empty view there. Connections that are still open to the old one
+    /// go on seeing the old one.
+    pub fn create_anew(path: &Path) -> Result<Self, ViewError> {
+        remove(path).map_err(ViewError::Remove)?;
+        Self::open(path)
+    }
+
+    /// Sequence number of the last record that was applied; 0 if none was.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Applies records in one transaction: all of them or, on an error, none. Their sequence numbers ascend without a
+    /// gap; what the view has already is skipped.
+    pub fn apply(&mut self, records: &[(u64, Record)]) -> Result<(), ViewError> {
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let position = write(&transaction, records)?;
+        transaction.commit()?;
+        self.position = position;
+        Ok(())
+    }
+
+    /// Sums over all usage events, for comparison with the ledger's audit. Reads every event: not for the hot path.
+    pub fn totals(&self) -> Result<ViewTotals, ViewError> {
+        Ok(totals::of_all(&self.connection)?)
+    }
+}
+
+/// Writes what follows on the view's position, and gives back the new one.
+fn write(transaction: &Transaction<'_>, records: &[(u64, Record)]) -> Result<u64, ViewError> {
+    let before = read_position(transaction)?;
+    let mut position = before;
+    for (sequence, record) in records {
+        if *sequence <= position {
+            continue;
+        }
+        if *sequence != position + 1 {
+            return Err(ViewError::Gap { position, found: *sequence });
+        }
+        Writing { transaction, sequence: *sequence }.record(record)?;
+        position = *sequence;
+    }
+    if position != before {
+        transaction.execute("UPDATE position SET sequence = ?1", params![Bits(position)])?;
+    }
+    Ok(position)
+}
+
+/// One record on its way into the tables.
+struct Writing<'a> {
+    transaction: &'a Transaction<'a>,
+    sequence: u64,
+}
+
+// === impl Writing ===
+
+impl Writing<'_> {
+    fn record(&self, record: &Record) -> Result<(), ViewError> {
+        match record {
+            Record::Reserved(reserved) => self.event(reserved.id, self.reserved(reserved)),
+            Record::Posted(posted) => self.event(posted.id, self.posted(posted)),
+            Record::Voided(voided) => self.event(voided.id, self.voided(voided)),
+            Record::Indeterminate { id, .. } => self.event(*id, self.indeterminate(*id)),
+            Record::CapSet(cap) => Ok(self.cap(cap)?),
+            Record::Directory(change) => Ok(self.change(change)?),
+            Record::PricesSet { version, sha256, at } => {
+                let sql = "INSERT INTO price_books (sequence, set_at, version, sha256) VALUES (?1, ?2, ?3, ?4)";
+                self.execute(sql, params![Bits(self.sequence), at.0, version, sha256])?;
+                Ok(())
+            }
+        }
+    }
+
+    /// A usage event's record must change exactly one event, else it is not the record of this view's next moment.
+    fn event(&self, id: RequestId, changed: rusqlite::Result<usize>) -> Result<(), ViewError> {
+        let contradiction = ViewError::Contradiction { sequence: self.sequence, id };
+        match changed {
+            Ok(1) => Ok(()),
+            Ok(_) => Err(contradiction),
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => Err(contradiction),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn reserved(&self, reserved: &Reserved) -> rusqlite::Result<usize> {
+        let Reserved { id, at, deadline, tenant, project, key, hold, .. } = reserved;
+        let Reserved { route, provider, model, stream, price_version, attribution, .. } = reserved;
+        self.execute(
+            "INSERT INTO usage_events (id, tenant, project, key, route, provider, model, stream, price_version,
+                attribution, started_at, deadline, hold_cost, hold_charge, state)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, 'pending')",
+            params![
+                id_bytes(*id),
+                tenant.as_str(),
+                project.as_str(),
+                key.as_str(),
+                route,
+                provider,
+                model,
+                stream,
+                price_version,
+                ciphertext(attribution),
+                at.0,
+                deadline.0,
+                Bits(hold.cost.0),
+                Bits(hold.charge.0),
+            ],
+        )
+    }
+
+    fn posted(&self, posted: &Posted) -> rusqlite::Result<usize> {
+        let Posted { id, at, usage, amounts, overrun, confidence, outcome } = posted;
+        self.execute(
+            "UPDATE usage_events SET state = 'posted', ended_at = ?2, input_tokens = ?3, cached_input_tokens = ?4,
+                output_tokens = ?5, reasoning_tokens = ?6, cost = ?7, charge = ?8, overrun_cost = ?9,
+                overrun_charge = ?10, confidence = ?11, outcome = ?12
+             WHERE id = ?1 AND state IN ('pending', 'indeterminate')",
+            params![
+                id_bytes(*id),
+                at.0,
+                Bits(usage.input_tokens),
+                Bits(usage.cached_input_tokens),
+                Bits(usage.output_tokens),
+                Bits(usage.reasoning_tokens),
+                Bits(amounts.cost.0),
+                Bits(amounts.charge.0),
+                Bits(overrun.cost.0),
+                Bits(overrun.charge.0),
+                confidence.name(),
+                outcome.name(),
+            ],
+        )
+    }
+
+    fn voided(&self, voided: &Voided) -> rusqlite::Result<usize> {
+        let Voided { id, at, outcome } = voided;
+        self.execute(
+            "UPDATE usage_events SET state = 'voided', ended_at = ?2, input_tokens = 0, cached_input_tokens = 0,
+                output_tokens = 0, reasoning_tokens = 0, cost = 0, charge = 0, overrun_cost = 0, overrun_charge = 0,
+                outcome = ?3
+             WHERE id = ?1 AND state = 'pending'",
+            params![id_bytes(*id), at.0, outcome.name()],
+        )
+    }
+
+    fn indeterminate(&self, id: RequestId) -> rusqlite::Result<usize> {
+        let sql = "UPDATE usage_events SET state = 'indeterminate' WHERE id = ?1 AND state = 'pending'";
+        self.execute(sql, params![id_bytes(id)])
+    }
+
+    fn cap(&self, set: &CapSet) -> rusqlite::Result<()> {
+        let CapSet { scope, window, basis, cap, at } = set;
+        let (project, key) = match scope {
+            Scope::Tenant(_) => (None, None),
+            Scope::Project(_, project) => (Some(project.as_str()), None),
+            Scope::Key(_, key) => (None, Some(key.as_str())),
+        };
+        self.execute(
+            "INSERT INTO caps (sequence, set_at, tenant, project, key, window, basis, cap_picousd)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            params![
+                Bits(self.sequence),
+                at.0,
+                scope.tenant().as_str(),
+                project,
+                key,
+                window.name(),
+                basis.name(),
+                cap.map(|cap| cap.0.to_string()),
+            ],
+        )?;
+        Ok(())
+    }
+
+    /// As [`Directory::apply`](tollgate_types::directory::Directory::apply): the later one counts, but for revocations.
+    fn change(&self, change: &Change) -> rusqlite::Result<()> {
+        match change {
+            Change::PlanSet(plan) => self.plan(plan)?,
+            Change::TenantCreated(Tenant { id, plan, created_at, label }) => {
+                let sql = "INSERT OR REPLACE INTO tenants (id, plan, created_at, label) VALUES (?1, ?2, ?3, ?4)";
+                self.execute(sql, params![id.as_str(), plan.as_str(), created_at.0, ciphertext(label)])?
+            }
+            Change::ProjectCreated(Project { tenant, id, created_at, label }) => {
+                let sql = "INSERT OR REPLACE INTO projects (tenant, id, created_at, label) VALUES (?1, ?2, ?3, ?4)";
+                self.execute(sql, params![tenant.as_str(), id.as_str(), created_at.0, ciphertext(label)])?
+            }
+            Change::KeyCreated(key) => self.key(key)?,
+            Change::KeyRevoked { id, at } => {
+                let sql = "UPDATE keys SET revoked_at = COALESCE(revoked_at, ?2) WHERE id = ?1";
+                self.execute(sql, params![id.as_str(), at.0])?
+            }
+        };
+        Ok(())
+    }
+
+    fn plan(&self, plan: &Plan) -> rusqlite::Result<usize> {
+        let Plan { id, markup_bps, tight_budget, requests_per_minute, parallel_requests, unpriced_hold } = plan;
+        let tight_budget = match tight_budget {
+            TightBudget::Refuse => "refuse",
+            TightBudget::Clamp => "clamp",
+        };
+        let unpriced_hold = unpriced_hold.map(|hold| Bits(hold.0));
+        self.execute(
+            "INSERT OR REPLACE INTO plans
+                (id, markup_bps, tight_budget, requests_per_minute, parallel_requests, unpriced_hold)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            params![id.as_str(), markup_bps, tight_budget, requests_per_minute, parallel_requests, unpriced_hold],
+        )
+    }
+
+    /// All of a key but its digest, which nobody needs to query.
+    fn key(&self, key: &ApiKey) -> rusqlite::Result<usize> {
+        let ApiKey { id, tenant, project, digest: _, created_at, expires_at, revoked_at, .. } = key;
+        let ApiKey { scopes, requests_per_minute, parallel_requests, label, .. } = key;
+        self.execute(
+            "INSERT OR REPLACE INTO keys (id, tenant, project, created_at, expires_at, revoked_at, scopes,
+                requests_per_minute, parallel_requests, label)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+            params![
+                id.as_str(),
+                tenant.as_str(),
+                project.as_str(),
+                created_at.0,
+                expires_at.map(|at| at.0),
+                revoked_at.map(|at| at.0),
+                scopes.names().join(" "),
+                requests_per_minute,
+                parallel_requests,
+                ciphertext(label),
+            ],
+        )
+    }
+
+    fn execute(&self, sql: &str, values: impl rusqlite::Params) -> rusqlite::Result<usize> {
+        self.transaction.prepare_cached(sql)?.execute(values)
+    }
+}
+
+fn ciphertext(sealed: &Option<Sealed>) -> Option<&[u8]> {
+    sealed.as_ref().map(|sealed| &*sealed.0)
+}
+
+// === opening ===
+
+/// A connection that has not looked into the file yet.
+fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, ViewError> {
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
+    Ok(connection)
+}
+
+fn is_empty(connection: &Connection) -> rusqlite::Result<bool> {
+    let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let tables: i64 = connection.query_row("SELECT COUNT(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    Ok((version, tables) == (0, 0))
+}
+
+/// All or nothing, the version too: a crash leaves an empty file or a whole view.
+fn make_tables(connection: &mut Connection) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "journal_mode", "wal")?;
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    transaction.execute_batch(SCHEMA)?;
+    transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+    transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+    transaction.commit()
+}
+
+fn check_version(connection: &Connection) -> Result<(), ViewError> {
+    let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).map_err(opening);
+    match (pragma("application_id")?, pragma("user_version")?) {
+        (APPLICATION_ID, SCHEMA_VERSION) => Ok(()),
+        (APPLICATION_ID, version) => {
+            Err(ViewError::Rebuild(format!("its schema has version {version}, this program's has {SCHEMA_VERSION}")))
+        }
+        _ => Err(ViewError::Rebuild("the file is some other database".to_owned())),
+    }
+}
+
+fn read_position(connection: &Connection) -> rusqlite::Result<u64> {
+    connection.query_row("SELECT sequence FROM position", [], |row| row.get(0)).map(|Bits(position)| position)
+}
+
+/// The database goes first: SQLite deletes a log that it finds beside no database, but would replay one that does not
+/// belong to the database beside it.
+#[expect(clippy::disallowed_methods, reason = "the store is the room that writes files")]
+fn remove(path: &Path) -> io::Result<()> {
+    for suffix in ["", "-wal", "-shm"] {
+        let mut file = path.as_os_str().to_owned();
+        file.push(suffix);
+        match fs::remove_file(file) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+// === impl ViewError ===
+
+impl From<rusqlite::Error> for ViewError {
+    /// What cannot be read as what it should be was not written by us, or was damaged since.
+    fn from(error: rusqlite::Error) -> Self {
+        use rusqlite::Error as Sql;
+        let damaged =
+            matches!(
+                error,
+                Sql::FromSqlConversionFailure(..)
+                    | Sql::IntegralValueOutOfRange(..)
+                    | Sql::InvalidColumnType(..)
+                    | Sql::Utf8Error(..)
+                    | Sql::QueryReturnedNoRows
+            ) || matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase));
+        if damaged { Self::Rebuild(error.to_string()) } else { Self::Database(error) }
+    }
+}
+
+/// An error while opening. Here "no such table" and its like say that the file is not what it claims to be.
+fn opening(error: rusqlite::Error) -> ViewError {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::Unknown) => ViewError::Rebuild(error.to_string()),
+        _ => error.into(),
+    }
+}

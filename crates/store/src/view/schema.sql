@@ -1,0 +1,107 @@
+-- The view's tables, version 1 (SCHEMA_VERSION in view.rs; raise it with every change here: an older view is rebuilt).
+--
+-- Money is in picodollars and, as token counts are, a u64: its 64 bits are stored as they are, so what is above
+-- 9.2 million USD in one request reads as a negative number here. Sums are of 32-bit halves (columns.rs), so exact.
+-- Caps, which may be larger than 64 bits, are decimal text. Times are microseconds since 1970 in UTC.
+-- Text of people is ciphertext; digests of keys are not here at all.
+
+-- One row: how far into the journal this view has come.
+CREATE TABLE position (sequence INTEGER NOT NULL) STRICT;
+INSERT INTO position (sequence) VALUES (0);
+
+-- One row a request. Ids sort by time, so new rows go to the end of the tree.
+CREATE TABLE usage_events (
+    id BLOB PRIMARY KEY NOT NULL,
+    tenant TEXT NOT NULL,
+    project TEXT NOT NULL,
+    key TEXT NOT NULL,
+    route TEXT NOT NULL,
+    provider TEXT NOT NULL,
+    model TEXT NOT NULL,
+    stream INTEGER NOT NULL,
+    price_version TEXT NOT NULL,
+    attribution BLOB,
+    started_at INTEGER NOT NULL,
+    deadline INTEGER NOT NULL,
+    hold_cost INTEGER NOT NULL,
+    hold_charge INTEGER NOT NULL,
+    -- pending, posted, voided, indeterminate
+    state TEXT NOT NULL,
+    -- From here on NULL until the request has ended; confidence stays NULL in a voided one.
+    ended_at INTEGER,
+    input_tokens INTEGER,
+    cached_input_tokens INTEGER,
+    output_tokens INTEGER,
+    reasoning_tokens INTEGER,
+    cost INTEGER,
+    charge INTEGER,
+    overrun_cost INTEGER,
+    overrun_charge INTEGER,
+    confidence TEXT,
+    outcome TEXT
+) STRICT, WITHOUT ROWID;
+
+-- A tenant's page in order of ids, skipping what lies outside of a time range without touching the table.
+CREATE INDEX usage_by_tenant ON usage_events (tenant, id, started_at);
+-- The platform's day or month.
+CREATE INDEX usage_by_time ON usage_events (started_at);
+-- What has not ended: always few, however many events there are.
+CREATE INDEX usage_open ON usage_events (id) WHERE ended_at IS NULL;
+
+CREATE TABLE plans (
+    id TEXT PRIMARY KEY NOT NULL,
+    markup_bps INTEGER NOT NULL,
+    tight_budget TEXT NOT NULL,
+    requests_per_minute INTEGER,
+    parallel_requests INTEGER,
+    unpriced_hold INTEGER
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE tenants (
+    id TEXT PRIMARY KEY NOT NULL,
+    plan TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    label BLOB
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE projects (
+    tenant TEXT NOT NULL,
+    id TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    label BLOB,
+    PRIMARY KEY (tenant, id)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE keys (
+    id TEXT PRIMARY KEY NOT NULL,
+    tenant TEXT NOT NULL,
+    project TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER,
+    revoked_at INTEGER,
+    -- Names, separated by spaces.
+    scopes TEXT NOT NULL,
+    requests_per_minute INTEGER,
+    parallel_requests INTEGER,
+    label BLOB
+) STRICT, WITHOUT ROWID;
+
+-- Every cap there ever was; NULL says that from then on there was none.
+CREATE TABLE caps (
+    sequence INTEGER PRIMARY KEY NOT NULL,
+    set_at INTEGER NOT NULL,
+    tenant TEXT NOT NULL,
+    -- Both NULL: the tenant's own cap.
+    project TEXT,
+    key TEXT,
+    window TEXT NOT NULL,
+    basis TEXT NOT NULL,
+    cap_picousd TEXT
+) STRICT;
+
+CREATE TABLE price_books (
+    sequence INTEGER PRIMARY KEY NOT NULL,
+    set_at INTEGER NOT NULL,
+    version TEXT NOT NULL,
+    sha256 BLOB NOT NULL
+) STRICT;

@@ -1,0 +1,125 @@
+//! Why not. One value for every way a request can be turned away; the gateway alone turns it into a status and a body.
+//!
+//! Nothing in a refusal may name another tenant, a key's secret or an internal address: it is shown to the caller.
+
+use std::time::Duration;
+
+use crate::{Basis, PicoSum, PicoUsd, Timestamp, Window};
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("{message}")]
+    InvalidRequest { message: String, param: Option<&'static str> },
+    #[error("the API key is missing, unknown, expired or revoked; send it as 'Authorization: Bearer tg_...'")]
+    InvalidApiKey,
+    #[error("this key may not {action}; ask for a key with the scope '{scope}'")]
+    RoleDenied { action: &'static str, scope: &'static str },
+    #[error("the model '{model}' does not exist or is not available to you; GET /v1/models lists what is")]
+    ModelNotFound { model: String },
+    #[error("there is nothing at this address")]
+    NotFound,
+    #[error("{what} has no upper bound on its cost, so it cannot be held against a budget; {advice}")]
+    UnboundedRequest { what: String, advice: &'static str },
+    #[error("no price is in force for {what}; ask the operator to add it to the price book")]
+    PriceUnknown { what: String },
+    #[error("{0}")]
+    BudgetExceeded(BudgetExceeded),
+    #[error("{what} of this key are limited to {limit}; retry in {} ms", retry_after.as_millis())]
+    RateLimited { what: &'static str, limit: u64, retry_after: Duration },
+    #[error("{reason}; retry in {} s", retry_after.as_secs().max(1))]
+    Overloaded { reason: &'static str, retry_after: Duration },
+    #[error("{0}")]
+    Provider(ProviderFault),
+    #[error("the ledger cannot be written, so nothing may be spent; retry later or ask the operator")]
+    LedgerUnavailable,
+}
+
+/// A cap said no: whose, over what window, what was left of it and when it begins anew.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BudgetExceeded {
+    pub scope: &'static str,
+    pub window: Window,
+    pub basis: Basis,
+    pub left: PicoSum,
+    pub needed: PicoUsd,
+    pub resets_at: Option<Timestamp>,
+}
+
+/// The provider's fault, in words for the caller. The provider's own text goes through only where it is about the
+/// caller's request (a 4xx); its keys and addresses never do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProviderFault {
+    pub provider: String,
+    pub kind: ProviderFaultKind,
+    /// What the provider said about trying again, if it said so.
+    pub retry_after: Option<Duration>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProviderFaultKind {
+    /// No connection, or it broke before the answer.
+    Unreachable,
+    /// It broke in the middle of the answer.
+    BrokenAnswer,
+    /// It answered with something that is not the protocol.
+    MalformedAnswer,
+    /// It answered with an error status of its own.
+    Status(u16),
+    /// It did not connect, answer or go on in time.
+    Timeout(&'static str),
+}
+
+// === impl Refusal ===
+
+impl Refusal {
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self::InvalidRequest { message: message.into(), param: None }
+    }
+
+    pub fn invalid_param(message: impl Into<String>, param: &'static str) -> Self {
+        Self::InvalidRequest { message: message.into(), param: Some(param) }
+    }
+
+    /// The stable code of the public surface.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::InvalidRequest { .. } => "invalid_request",
+            Self::InvalidApiKey => "invalid_api_key",
+            Self::RoleDenied { .. } => "role_denied",
+            Self::ModelNotFound { .. } => "model_not_found",
+            Self::NotFound => "not_found",
+            Self::UnboundedRequest { .. } => "unbounded_request",
+            Self::PriceUnknown { .. } => "price_unknown",
+            Self::BudgetExceeded(_) => "budget_exceeded",
+            Self::RateLimited { .. } => "rate_limited",
+            Self::Overloaded { .. } => "overloaded",
+            Self::Provider(fault) if matches!(fault.kind, ProviderFaultKind::Timeout(_)) => "provider_timeout",
+            Self::Provider(_) => "provider_error",
+            Self::LedgerUnavailable => "ledger_unavailable",
+        }
+    }
+}
+
+impl std::fmt::Display for BudgetExceeded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { scope, window, basis, left, needed, resets_at } = self;
+        write!(f, "the {scope}'s {window} budget ({basis}) has {left} USD left and this request may need {needed} USD; ")?;
+        match resets_at {
+            Some(at) => write!(f, "it resets at {at}"),
+            None => write!(f, "it does not reset by itself"),
+        }
+    }
+}
+
+impl std::fmt::Display for ProviderFault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let name = &self.provider;
+        match self.kind {
+            ProviderFaultKind::Unreachable => write!(f, "the provider '{name}' could not be reached"),
+            ProviderFaultKind::BrokenAnswer => write!(f, "the provider '{name}' broke off its answer"),
+            ProviderFaultKind::MalformedAnswer => write!(f, "the provider '{name}' sent an answer that cannot be read"),
+            ProviderFaultKind::Status(status) => write!(f, "the provider '{name}' answered with status {status}"),
+            ProviderFaultKind::Timeout(step) => write!(f, "the provider '{name}' did not {step} in time"),
+        }
+    }
+}

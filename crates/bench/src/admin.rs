@@ -210,6 +210,8 @@ impl fmt::Display for Picousd {
 
 #[cfg(test)]
 mod tests {
+    use crate::canned::{Canned, block_on, serve};
+
     use super::*;
 
     fn budget(posted: &str, pending: &str, indeterminate: &str) -> Budget {
@@ -235,6 +237,60 @@ mod tests {
         assert_eq!(amounts, [Picousd(i128::MAX), Picousd(7), Picousd(-3)]);
         assert!(serde_json::from_str::<Picousd>("\"1.5\"").is_err());
         assert!(serde_json::from_str::<Picousd>("true").is_err());
+    }
+
+    #[test]
+    fn setting_up_says_what_the_control_plane_wants_to_hear() {
+        let origin = serve(|asked| {
+            assert_eq!(asked.authorization.as_deref(), Some("Bearer admin"));
+            let body: Value = serde_json::from_str(&asked.body).unwrap();
+            match asked.what.as_str() {
+                "POST /admin/v1/tenants" => assert_eq!(body, json!({"id": "t", "name": "t"})),
+                "POST /admin/v1/projects" => assert_eq!(body, json!({"tenant": "t", "id": "p", "name": "p"})),
+                "POST /admin/v1/keys" => {
+                    assert_eq!((&body["project"], &body["parallel_requests"]), (&json!("p"), &json!(7)));
+                    return Canned::json(201, r#"{"id":"k1","key":"tg_1","more":true}"#);
+                }
+                "PUT /admin/v1/budgets" => {
+                    assert_eq!((&body["key"], &body["cap_usd"]), (&json!("k1"), &json!("1.00")));
+                    return Canned::json(400, r#"{"error":{"message":"no such window"}}"#);
+                }
+                other => panic!("{other}"),
+            }
+            Canned::json(201, "")
+        });
+        block_on(async {
+            let admin = Admin::new(origin, "admin").unwrap();
+            admin.create_tenant("t").await.unwrap();
+            admin.create_project("t", "p").await.unwrap();
+            let key = admin.create_key("t", "p", json!({"parallel_requests": 7})).await.unwrap();
+            assert_eq!((key.id.as_str(), key.key.as_str()), ("k1", "tg_1"));
+            let scope = Scope { tenant: "t", project: Some("p"), key: Some("k1") };
+            let error = format!("{:#}", admin.put_budget(scope, "week", "1.00").await.unwrap_err());
+            assert!(error.contains("400") && error.contains("no such window"), "{error}");
+        });
+    }
+
+    #[test]
+    fn usage_is_read_page_by_page_and_never_for_ever() {
+        let event = |id: &str| {
+            json!({"request_id": id, "state": "voided", "confidence": null, "hold_cost_picousd": "1",
+                   "cost_picousd": "0", "outcome": null})
+        };
+        let origin = serve(move |asked| {
+            let page = match asked.what.as_str() {
+                "GET /admin/v1/usage?tenant=t&limit=1000" => json!({"data": [event("a"), event("b")], "next": "b"}),
+                "GET /admin/v1/usage?tenant=t&limit=1000&after=b" => json!({"data": [event("c")], "next": null}),
+                _ => json!({"data": [event("x")], "next": "x"}),
+            };
+            Canned::json(200, &page.to_string())
+        });
+        block_on(async {
+            let admin = Admin::new(origin, "admin").unwrap();
+            let ids: Vec<String> = admin.usage("t").await.unwrap().into_iter().map(|event| event.request_id).collect();
+            assert_eq!(ids, ["a", "b", "c"]);
+            assert!(admin.usage("loop").await.unwrap_err().to_string().contains("does not move on"));
+        });
     }
 
     #[test]

@@ -4,6 +4,8 @@
 //! and proves holds for the binary that ships, not for a build of its own.
 
 pub mod admin;
+#[cfg(test)]
+mod canned;
 pub mod clock;
 pub mod disk;
 pub mod http;

@@ -397,38 +397,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{Read, Write};
-    use std::net::{TcpListener, TcpStream};
-    use std::thread;
+    use crate::canned::{Canned, block_on, serve};
 
     use super::*;
 
-    /// Answers every request with the same bytes. An answer that says it is longer than it is, is cut off.
-    fn serve(answer: &'static str) -> Origin {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-        let port = listener.local_addr().unwrap().port();
-        thread::spawn(move || {
-            listener.incoming().flatten().for_each(|stream| drop(thread::spawn(|| talk(stream, answer))))
-        });
-        Origin::local(port)
-    }
-
-    fn talk(mut stream: TcpStream, answer: &str) {
-        let mut buffer = [0; 4096];
-        while stream.read(&mut buffer).is_ok_and(|read| read > 0) {
-            if stream.write_all(answer.as_bytes()).is_err() || answer.ends_with("\n\r\n{") {
-                return;
-            }
-        }
-    }
-
-    fn run(answer: &'static str, stream: bool, mode: Mode, requests: u64) -> Outcome {
-        run_against(serve(answer), stream, mode, requests)
-    }
-
-    fn run_against(server: Origin, stream: bool, mode: Mode, requests: u64) -> Outcome {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
+    fn run(server: Origin, stream: bool, mode: Mode, requests: u64) -> Outcome {
+        block_on(async {
             let ask = Ask::post(server, "/", Some("tg_x"), "{}", stream).unwrap();
             let pid = Some(std::process::id());
             let load = Load { ask, mode, during: Duration::from_secs(30), requests_max: Some(requests), pid };
@@ -436,19 +410,22 @@ mod tests {
         })
     }
 
-    const JSON: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
+    fn always(answer: impl Fn() -> Canned + Send + Sync + 'static) -> Origin {
+        serve(move |_| answer())
+    }
 
     #[test]
     fn a_closed_loop_sends_exactly_as_many_as_asked() {
-        let outcome = run(JSON, false, Mode::Closed { connections: 4 }, 100);
+        let outcome = run(always(|| Canned::json(200, "{}")), false, Mode::Closed { connections: 4 }, 100);
         outcome.demand_success("test").unwrap();
         assert_eq!((outcome.answered(), outcome.latency.count(), outcome.body_bytes), (100, 100, 200));
-        assert!(outcome.cpu_us_per_request().is_some());
+        assert!(outcome.cpu_us_per_request().is_some() && outcome.cores_busy().is_some());
     }
 
     #[test]
     fn an_open_loop_keeps_its_rate() {
-        let outcome = run(JSON, false, Mode::Open { rate_per_s: 1000.0, connections_max: 4 }, 50);
+        let mode = Mode::Open { rate_per_s: 1000.0, connections_max: 4 };
+        let outcome = run(always(|| Canned::json(200, "{}")), false, mode, 50);
         outcome.demand_success("test").unwrap();
         assert_eq!(outcome.answered(), 50);
         assert!(outcome.elapsed >= Duration::from_millis(49), "{:?}", outcome.elapsed);
@@ -456,39 +433,37 @@ mod tests {
 
     #[test]
     fn a_stream_has_a_first_token_and_gaps() {
-        let stream = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: 82\r\n\r\n\
-                      data: {\"content\":\"\"}\n\ndata: {\"content\":\"a\"}\n\ndata: {\"content\":\"b\"}\n\ndata: [DONE]\n\n";
-        let outcome = run(stream, true, Mode::Closed { connections: 1 }, 3);
+        let stream =
+            "data: {\"content\":\"\"}\n\ndata: {\"content\":\"a\"}\n\ndata: {\"content\":\"b\"}\n\ndata: [DONE]\n\n";
+        let outcome = run(always(move || Canned::json(200, stream)), true, Mode::Closed { connections: 1 }, 3);
         outcome.demand_success("test").unwrap();
         assert_eq!((outcome.first_token.count(), outcome.gaps.count(), outcome.events), (3, 6, 9));
     }
 
     #[test]
     fn a_stream_without_done_is_a_failure() {
-        let stream = "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\ndata: {}\n\n";
-        let outcome = run(stream, true, Mode::Closed { connections: 1 }, 2);
+        let outcome = run(always(|| Canned::json(200, "data: {}\n\n")), true, Mode::Closed { connections: 1 }, 2);
         assert_eq!(outcome.without_done, 2);
         assert!(outcome.demand_success("test").unwrap_err().to_string().contains("2 streams without [DONE]"));
     }
 
     #[test]
     fn one_bad_status_fails_the_run_and_is_quoted() {
-        let outcome =
-            run("HTTP/1.1 503 No\r\ncontent-length: 4\r\n\r\nbusy", false, Mode::Closed { connections: 2 }, 5);
+        let outcome = run(always(|| Canned::json(503, "busy")), false, Mode::Closed { connections: 2 }, 5);
         assert_eq!(outcome.statuses.get(&503), Some(&5));
         assert!(outcome.demand_success("test").unwrap_err().to_string().contains("busy"));
     }
 
     #[test]
     fn an_answer_cut_off_is_broken_not_answered() {
-        let outcome = run("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{", false, Mode::Closed { connections: 1 }, 1);
-        assert_eq!((outcome.answered(), outcome.broken), (0, 1));
+        let outcome = run(always(|| Canned::json(200, "{}").cut()), false, Mode::Closed { connections: 1 }, 2);
+        assert_eq!((outcome.answered(), outcome.broken), (0, 2));
     }
 
     #[test]
     fn a_server_that_is_not_there_breaks_every_request() {
         let [port] = crate::process::free_ports().unwrap();
-        let outcome = run_against(Origin::local(port), false, Mode::Closed { connections: 1 }, 2);
+        let outcome = run(Origin::local(port), false, Mode::Closed { connections: 1 }, 2);
         assert_eq!((outcome.answered(), outcome.broken), (0, 2));
         assert!(outcome.demand_success("test").unwrap_err().to_string().contains("cannot connect"));
     }

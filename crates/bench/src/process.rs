@@ -217,6 +217,8 @@ fn open_log(path: &Path) -> std::io::Result<fs::File> {
 
 #[cfg(test)]
 mod tests {
+    use crate::canned::{Canned, block_on, serve};
+
     use super::*;
 
     const SOON: Duration = Duration::from_secs(20);
@@ -225,10 +227,6 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let launch = Launch::new("/bin/sh", dir.path().join("log")).args(["-c", script]).env("NOTE", "kept");
         (launch.spawn().unwrap(), dir)
-    }
-
-    fn block_on<T>(future: impl Future<Output = T>) -> T {
-        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
     }
 
     #[test]
@@ -248,9 +246,38 @@ mod tests {
     }
 
     #[test]
+    fn a_server_is_ready_when_it_answers_200() {
+        let (mut server, _dir) = shell("exec sleep 60");
+        let asked = std::sync::atomic::AtomicU16::new(0);
+        let origin = serve(move |request| {
+            assert_eq!(request.what, "GET /readyz");
+            let before = asked.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            Canned::json(if before < 3 { 503 } else { 200 }, "{}")
+        });
+        assert!(block_on(server.wait_ready(&origin, "/readyz", SOON)).unwrap() < SOON);
+        let never = serve(|_| Canned::json(503, "{}"));
+        let error = block_on(server.wait_ready(&never, "/readyz", Duration::ZERO)).unwrap_err().to_string();
+        assert!(error.contains("not ready") && error.contains("503"), "{error}");
+    }
+
+    #[test]
     fn stopping_is_a_sigterm_and_a_wait() {
         let (server, _dir) = shell("exec sleep 60");
         assert_eq!(block_on(server.stop(SOON)).unwrap().signal(), Some(Signal::TERM.as_raw()));
+    }
+
+    #[test]
+    fn a_server_that_ignores_sigterm_is_killed_and_reported() {
+        let (server, dir) = shell("trap '' TERM; echo deaf; while :; do sleep 0.01; done");
+        let pid = server.pid();
+        block_on(async {
+            while std::fs::read_to_string(dir.path().join("log")).unwrap() != "deaf\n" {
+                tokio::task::yield_now().await;
+            }
+            let error = server.stop(Duration::from_millis(20)).await.unwrap_err().to_string();
+            assert!(error.contains("still running") && error.contains("deaf"), "{error}");
+        });
+        assert!(crate::procfs::consumption(pid).is_err(), "it is gone");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use anyhow::Result;
 use comfy_table::presets::UTF8_BORDERS_ONLY;
 use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::latency::Summary;
 use crate::load::Outcome;
@@ -30,7 +31,20 @@ pub fn line(text: &str) -> Result<()> {
 
 /// The one line of JSON with which a long measurement ends.
 pub fn last_line(report: &impl Serialize) -> Result<()> {
-    line(&serde_json::to_string(report)?)
+    line(&rounded(serde_json::to_value(report)?).to_string())
+}
+
+/// Fractions to the millionth: more is noise.
+fn rounded(value: Value) -> Value {
+    match value {
+        Value::Number(number) if number.is_f64() => {
+            let exact = number.as_f64().unwrap_or_default();
+            ((exact * 1e6).round() / 1e6).into()
+        }
+        Value::Array(items) => items.into_iter().map(rounded).collect(),
+        Value::Object(fields) => fields.into_iter().map(|(name, value)| (name, rounded(value))).collect(),
+        other => other,
+    }
 }
 
 /// Progress goes to standard error: standard output is the report.
@@ -145,6 +159,12 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn fractions_are_rounded_and_whole_numbers_are_not_touched() {
+        let report = serde_json::json!({"a": [0.123456789], "b": 12345678901234567_u64, "c": null, "d": -2.0});
+        assert_eq!(rounded(report).to_string(), r#"{"a":[0.123457],"b":12345678901234567,"c":null,"d":-2.0}"#);
+    }
 
     #[test]
     fn a_load_report_leaves_out_what_was_not_measured() {

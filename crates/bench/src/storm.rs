@@ -42,6 +42,10 @@ const TICK: Duration = Duration::from_millis(5);
 const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 /// After the last caller has gone, what is held must be settled within its deadline and the recovery window.
 const SETTLED_WITHIN: Duration = Duration::from_secs(120);
+/// With thousands of callers, some request is admitted or refused all the time.
+const DECISION_WITHIN: Duration = Duration::from_secs(45);
+/// The view of the journal must have caught up.
+const VIEW_WITHIN: Duration = Duration::from_secs(30);
 const STOP_WITHIN: Duration = Duration::from_secs(45);
 /// The smallest part of the cap of a key that is less than the tenant's: it runs dry first.
 const KEY_CAP_SHARE_PERCENT: u64 = 60;
@@ -84,6 +88,8 @@ struct Storm<'a> {
     rng: ChaCha8Rng,
     began: Instant,
     told: Instant,
+    /// How many requests were admitted or refused when that number last changed, and when that was.
+    last_decision: (u64, Instant),
     kills: u32,
     /// Load time until the next kill.
     kill_in: Duration,
@@ -154,6 +160,7 @@ impl<'a> Storm<'a> {
             rng: ChaCha8Rng::seed_from_u64(options.seed),
             began: now,
             told: now,
+            last_decision: (0, now),
             kills: 0,
             kill_in: Duration::ZERO,
             in_flight_at_kill: Vec::new(),
@@ -221,6 +228,7 @@ impl<'a> Storm<'a> {
     /// All callers at once, until each kind of request is refused again and again; meanwhile kills, if any are due.
     async fn surge(&mut self, cap: &Cap, may_kill: bool) -> Result<()> {
         self.board.begin();
+        self.last_decision.1 = clock::now();
         let mut callers = JoinSet::new();
         for number in 0..self.options.concurrency {
             let authorization = cap.authorizations[number % cap.authorizations.len()].clone();
@@ -254,12 +262,28 @@ impl<'a> Storm<'a> {
         if let Some(gateway) = &mut self.gateway {
             gateway.check_running().context("the gateway ended by itself")?;
         }
+        self.check_decisions()?;
         let since = clock::since(self.began);
         ensure!(since < self.options.within, "not done after {since:?}");
         if clock::since(self.told) > PROGRESS_EVERY {
             self.told = clock::now();
             self.tell(&cap.tenant, since);
         }
+        Ok(())
+    }
+
+    /// An error when the gateway lets everybody wait.
+    fn check_decisions(&mut self) -> Result<()> {
+        let decided = self.board.decided();
+        if decided != self.last_decision.0 {
+            self.last_decision = (decided, clock::now());
+        }
+        let silence = clock::since(self.last_decision.1);
+        ensure!(
+            silence < DECISION_WITHIN,
+            "nobody was admitted or refused for {silence:?}: {:?}",
+            self.board.seen().endings
+        );
         Ok(())
     }
 
@@ -344,15 +368,7 @@ impl<'a> Storm<'a> {
 
     async fn find(mut self, tenants: &[String], pending_left: u64) -> Result<Findings> {
         let truth = self.truth().await.context("reading the provider's truth")?;
-        let mut events = Vec::new();
-        let mut caps = Vec::new();
-        for tenant in tenants {
-            let theirs = self.admin.usage(tenant).await?;
-            let budgets = self.admin.budgets(tenant).await?;
-            self.watch.worst().note_budgets(tenant, &budgets);
-            caps.push(spent(&budgets, &theirs).with_context(|| format!("{tenant} has no lifetime cap"))?);
-            events.extend(theirs);
-        }
+        let (caps, events) = self.books(tenants).await.context("reading the gateway's books")?;
         let gateway = self.gateway.take().context("the gateway runs at the end")?;
         gateway.stop(STOP_WITHIN).await?;
         let seen = self.board.seen().clone();
@@ -371,6 +387,27 @@ impl<'a> Storm<'a> {
             books: Comparison::of(&events, &truth, &seen.answered),
             seen,
         })
+    }
+
+    /// Each tenant's cap and all events, read again until they agree or time is up: what is asked for events is a view of
+    /// the journal, and written a little later.
+    async fn books(&self, tenants: &[String]) -> Result<(Vec<SpentCap>, Vec<UsageEvent>)> {
+        let from = clock::now();
+        loop {
+            let (mut caps, mut events) = (Vec::new(), Vec::new());
+            for tenant in tenants {
+                let theirs = self.admin.usage(tenant).await?;
+                let budgets = self.admin.budgets(tenant).await?;
+                self.watch.worst().note_budgets(tenant, &budgets);
+                caps.push(spent(&budgets, &theirs).with_context(|| format!("{tenant} has no lifetime cap"))?);
+                events.extend(theirs);
+            }
+            let agree = caps.iter().all(SpentCap::is_balanced);
+            if agree || clock::since(from) > VIEW_WITHIN {
+                return Ok((caps, events));
+            }
+            tokio::time::sleep(PROGRESS_EVERY / 4).await;
+        }
     }
 
     /// All that the provider worked on, once it works on nothing any more.

@@ -14,7 +14,7 @@ pub struct PriceBookInfo {
     /// How many prices it holds.
     #[schema(example = 120)]
     pub prices: u64,
-    /// Where it came from: `shipped`, a file of the configuration, or `pushed`.
+    /// Where it came from: `shipped` with the program, `configured` (a file), or `pushed`.
     #[schema(example = "shipped")]
     pub origin: String,
 }

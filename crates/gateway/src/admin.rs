@@ -32,6 +32,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use ring::hmac;
 use tollgate_admission::price::BOOK_BYTES_MAX;
+use tollgate_client::{ErrorBody, ErrorDetail};
 use tollgate_types::Refusal;
 use tower::ServiceExt;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
@@ -41,8 +42,6 @@ use self::refused::Refused;
 use crate::app::App;
 use crate::http::body::{self, Body};
 use crate::http::headers;
-
-pub use receipts::receipt;
 
 /// Largest body of a request, but for a price book's.
 const BODY_BYTES_MAX: usize = 64 * 1024;
@@ -147,6 +146,7 @@ pub fn openapi_json() -> String {
         routes::list,
         providers::list,
     ),
+    components(schemas(ErrorBody, ErrorDetail)),
     modifiers(&AdminKey),
     security(("admin_key" = []))
 )]

@@ -72,7 +72,10 @@ impl App {
         };
         let store = Store::open(&options, Box::new(master_key))?;
         if store.recovered > 0 {
-            tracing::warn!(reservations = store.recovered, "left pending by the last process: indeterminate, and still held");
+            tracing::warn!(
+                reservations = store.recovered,
+                "left pending by the last process: indeterminate, and still held"
+            );
         }
         make_first_plan(&store)?;
         let prices = load_prices(&config.price_books, &store.layout())?;
@@ -158,9 +161,7 @@ fn make_first_plan(store: &Store) -> Result<(), StartError> {
 /// The shipped book, then the configured ones, then those that were pushed, oldest first; the later ones win.
 fn load_prices(books: &[PathBuf], layout: &Layout) -> Result<PriceBooks, StartError> {
     let parse = |path: String, text: &str| {
-        PriceBook::parse(text)
-            .map(Arc::new)
-            .map_err(|error| StartError::Prices { path, problem: error.to_string() })
+        PriceBook::parse(text).map(Arc::new).map_err(|error| StartError::Prices { path, problem: error.to_string() })
     };
     let mut all = vec![parse("that is shipped".to_owned(), SHIPPED)?];
     let unreadable = |path: &PathBuf, error: std::io::Error| StartError::Prices {

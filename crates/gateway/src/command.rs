@@ -25,9 +25,13 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use serde::Serialize;
 use serde_json::Value;
+use tollgate_store::StoreError;
+use tollgate_store::vault::VaultError;
 use tollgate_types::Timestamp;
 
 use self::connection::Connection;
+use crate::app::StartError;
+use crate::config::ConfigError;
 
 /// A gateway for language models that holds every request against a budget before it is sent.
 #[derive(Debug, Parser)]
@@ -156,7 +160,7 @@ pub fn run(cli: Cli) -> ExitCode {
 
 fn dispatch(command: Command) -> Result<Answer, Failure> {
     match command {
-        Command::Serve(args) => serve(&args.config),
+        Command::Serve(args) => serve(&args),
         Command::SimProvider(options) => wait_for(simulate(options)),
         Command::Completion { shell } => Ok(completion(shell)),
         Command::Version => Ok(version()),
@@ -174,21 +178,29 @@ fn dispatch(command: Command) -> Result<Answer, Failure> {
     }
 }
 
-fn serve(config: &std::path::Path) -> Result<Answer, Failure> {
-    crate::serve::run(config).map(|()| Answer::nothing()).map_err(|error| {
-        match error.downcast_ref::<crate::config::ConfigError>() {
-            Some(wrong) => Failure::Configuration(wrong.to_string()),
-            None => Failure::Failed(format!("{error:#}")),
-        }
-    })
-}
-
 /// A command asks one thing after the other: one thread is enough.
 fn wait_for(command: impl Future<Output = Result<Answer, Failure>>) -> Result<Answer, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime
         .map_err(|error| Failure::Failed(format!("the system gives no timers or sockets: {error}")))?
         .block_on(command)
+}
+
+fn serve(args: &ServeArgs) -> Result<Answer, Failure> {
+    match crate::serve::run(&args.config) {
+        Ok(()) => Ok(Answer::nothing()),
+        Err(error) if is_configurations_fault(&error) => Err(Failure::Configuration(format!("{error:#}"))),
+        Err(error) => Err(Failure::Failed(format!("{error:#}"))),
+    }
+}
+
+/// Whether the gateway did not start because of what it was told, not because of what it met.
+fn is_configurations_fault(error: &anyhow::Error) -> bool {
+    error.is::<ConfigError>()
+        || matches!(
+            error.downcast_ref::<StartError>(),
+            Some(StartError::Prices { .. } | StartError::Store(StoreError::Vault(VaultError::MalformedMasterKey)))
+        )
 }
 
 async fn simulate(options: tollgate_sim::Options) -> Result<Answer, Failure> {

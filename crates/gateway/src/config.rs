@@ -380,7 +380,10 @@ impl Check<'_> {
     fn server(&mut self, raw: &RawServer) -> Server {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let listen = raw.listen.parse().unwrap_or_else(|_| {
-            self.problem(format!("server.listen: {:?} is not an address and port such as \"127.0.0.1:8080\"", raw.listen));
+            self.problem(format!(
+                "server.listen: {:?} is not an address and port such as \"127.0.0.1:8080\"",
+                raw.listen
+            ));
             any
         });
         self.at_least("server.body_bytes_max", raw.body_bytes_max, 1024);
@@ -524,8 +527,8 @@ impl Check<'_> {
 
     fn not_published(&mut self, admin_key: &Secret, listen: SocketAddr) {
         let key = admin_key.expose();
-        let guessable = key.len() < ADMIN_KEY_CHARS_MIN
-            || PUBLISHED_KEYS.iter().any(|known| key.to_lowercase().starts_with(known));
+        let guessable =
+            key.len() < ADMIN_KEY_CHARS_MIN || PUBLISHED_KEYS.iter().any(|known| key.to_lowercase().starts_with(known));
         if !key.is_empty() && guessable && !listen.ip().is_loopback() {
             self.problem(format!(
                 "secrets.admin_key: a key of at least {ADMIN_KEY_CHARS_MIN} characters that is no common word is \
@@ -544,7 +547,6 @@ impl Check<'_> {
         self.problems.push(problem);
     }
 }
-
 
 #[cfg(test)]
 mod tests {

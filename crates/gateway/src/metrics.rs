@@ -86,9 +86,21 @@ impl Metrics {
         let (drift, pending, indeterminate, connections) =
             (Gauge::default(), Gauge::default(), Gauge::default(), Gauge::default());
         registry.register("tollgate_refusals", "Requests refused, by code", Family::clone(&refusals));
-        registry.register("tollgate_budget_used_ratio", "Part of a tenant's cap that is used or held", Family::clone(&budget_used));
-        registry.register("tollgate_ledger_drift_picousd", "What the ledger's sums disagree by; zero", Gauge::clone(&drift));
-        registry.register("tollgate_reservations_pending", "Reservations whose request is under way", Gauge::clone(&pending));
+        registry.register(
+            "tollgate_budget_used_ratio",
+            "Part of a tenant's cap that is used or held",
+            Family::clone(&budget_used),
+        );
+        registry.register(
+            "tollgate_ledger_drift_picousd",
+            "What the ledger's sums disagree by; zero",
+            Gauge::clone(&drift),
+        );
+        registry.register(
+            "tollgate_reservations_pending",
+            "Reservations whose request is under way",
+            Gauge::clone(&pending),
+        );
         registry.register(
             "tollgate_reservations_indeterminate",
             "Reservations that a crash left in doubt",
@@ -97,7 +109,16 @@ impl Metrics {
         registry.register("tollgate_connections", "Open client connections", Gauge::clone(&connections));
         let series = RwLock::default();
         Self {
-            registry, families, refusals, budget_used, drift, pending, indeterminate, connections, tenants_max, series,
+            registry,
+            families,
+            refusals,
+            budget_used,
+            drift,
+            pending,
+            indeterminate,
+            connections,
+            tenants_max,
+            series,
         }
     }
 
@@ -214,21 +235,21 @@ fn tokens() -> Histogram {
 impl Series {
     fn of(families: &Families, tenant: &str, route: &str, model: &str) -> Self {
         let labels = vec![("tenant", tenant.to_owned()), ("route", route.to_owned()), ("model", model.to_owned())];
-        let token_labels = |kind: &str| {
-            vec![("gen_ai_request_model", route.to_owned()), ("gen_ai_token_type", kind.to_owned())]
-        };
+        let token_labels =
+            |kind: &str| vec![("gen_ai_request_model", route.to_owned()), ("gen_ai_token_type", kind.to_owned())];
+        // Owned, not borrowed: two borrows of one family in this expression would lock each other out.
         let model_labels = vec![("gen_ai_request_model", route.to_owned())];
         Self {
             tenant: tenant.to_owned(),
             route: route.to_owned(),
             model: model.to_owned(),
-            completed: families.requests.get_or_create(&outcome_labels(tenant, route, model, Outcome::Completed)).clone(),
-            cost: families.cost.get_or_create(&labels).clone(),
-            charge: families.charge.get_or_create(&labels).clone(),
-            input: families.tokens.get_or_create(&token_labels("input")).clone(),
-            output: families.tokens.get_or_create(&token_labels("output")).clone(),
-            duration: families.duration.get_or_create(&model_labels).clone(),
-            first_chunk: families.first_chunk.get_or_create(&model_labels).clone(),
+            completed: families.requests.get_or_create_owned(&outcome_labels(tenant, route, model, Outcome::Completed)),
+            cost: families.cost.get_or_create_owned(&labels),
+            charge: families.charge.get_or_create_owned(&labels),
+            input: families.tokens.get_or_create_owned(&token_labels("input")),
+            output: families.tokens.get_or_create_owned(&token_labels("output")),
+            duration: families.duration.get_or_create_owned(&model_labels),
+            first_chunk: families.first_chunk.get_or_create_owned(&model_labels),
             families: families.clone(),
         }
     }

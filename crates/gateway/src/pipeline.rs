@@ -79,8 +79,7 @@ pub async fn serve(
 
     // Whether it may be, and the money for it.
     let identity = Identity { id, attribution };
-    let mut permit =
-        app.admission.admit(&app.books, Arc::clone(&principal), &wire.call, &route.target, identity)?;
+    let mut permit = app.admission.admit(&app.books, Arc::clone(&principal), &wire.call, &route.target, identity)?;
     let series = app.metrics.series(&principal.tenant, &route.target.route, &route.target.model);
     let mut under_way = Underway { app: Arc::clone(app), id, principal, route, series, since, waited: Duration::ZERO };
     let outgoing = wire.bounded(&body, bounds(&permit, &wire, &under_way.route));
@@ -178,11 +177,7 @@ fn fault(route: &Route, kind: ProviderFaultKind, retry_after: Option<Duration>) 
     Refusal::Provider(ProviderFault { provider: route.provider.name.to_string(), kind, retry_after })
 }
 
-fn not_answered(
-    under_way: Underway,
-    permit: AppPermit,
-    error: tollgate_serving::SendError,
-) -> Refusal {
+fn not_answered(under_way: Underway, permit: AppPermit, error: tollgate_serving::SendError) -> Refusal {
     let outcome = if error.maybe_sent {
         let (amounts, _) = permit.settle_bounded(Outcome::ProviderBroke);
         under_way.finished(Outcome::ProviderBroke, Some(amounts), None);

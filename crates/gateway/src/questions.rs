@@ -21,11 +21,7 @@ fn authenticate(app: &App, tenant: Option<&str>, headers: &HeaderMap) -> Result<
 }
 
 fn may_list(principal: &Principal) -> Result<(), Refusal> {
-    if principal.scopes.models {
-        Ok(())
-    } else {
-        Err(Refusal::RoleDenied { action: "list models", scope: "models" })
-    }
+    if principal.scopes.models { Ok(()) } else { Err(Refusal::RoleDenied { action: "list models", scope: "models" }) }
 }
 
 /// `GET /v1/models`

@@ -124,7 +124,10 @@ fn on(kind: SignalKind) -> io::Result<Signal> {
 fn tidy_books(app: &App, indeterminate_age: Duration) {
     let swept = app.books.sweep(SWEEP_GRACE);
     if swept > 0 {
-        tracing::error!(reservations = swept, "swept past their deadline: each is a fault in this program, please report it");
+        tracing::error!(
+            reservations = swept,
+            "swept past their deadline: each is a fault in this program, please report it"
+        );
     }
     let aged = app.books.settle_aged(indeterminate_age);
     if aged > 0 {
@@ -139,7 +142,9 @@ fn reload(app: &App, config_path: &Path, environment: &Environment) {
         .and_then(|config| app.reload(&config).map_err(anyhow::Error::from));
     match reloaded {
         Ok(()) => tracing::info!(routes = app.routing().routes.len(), "configuration reloaded"),
-        Err(error) => tracing::error!(error = format!("{error:#}"), "configuration not reloaded; the last good one stays"),
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "configuration not reloaded; the last good one stays")
+        }
     }
 }
 
@@ -153,7 +158,8 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 fn acceptor(tls: &Tls) -> Result<TlsAcceptor> {
-    let key = PrivateKeyDer::from_pem_slice(tls.key.expose().as_bytes()).context("server.tls.key holds no private key")?;
+    let key =
+        PrivateKeyDer::from_pem_slice(tls.key.expose().as_bytes()).context("server.tls.key holds no private key")?;
     let ring = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = rustls::ServerConfig::builder_with_provider(ring)
         .with_safe_default_protocol_versions()?
@@ -219,7 +225,12 @@ impl Worker {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 
-    fn serve(&self, socket: tokio::net::TcpStream, place: tokio::sync::OwnedSemaphorePermit, graceful: &GracefulShutdown) {
+    fn serve(
+        &self,
+        socket: tokio::net::TcpStream,
+        place: tokio::sync::OwnedSemaphorePermit,
+        graceful: &GracefulShutdown,
+    ) {
         if let Err(error) = socket.set_nodelay(true) {
             tracing::debug!(%error, "a connection ended before it began");
             return;

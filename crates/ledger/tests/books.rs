@@ -15,8 +15,10 @@ use tollgate_types::{Basis, Clock, Confidence, PicoSum, RequestId, Scope, Timest
 
 use crate::world::{Desk, Who, amounts, both, budget_refusal, directory, id, measured, slug, start, usd};
 
+type Ending = (&'static str, Amounts, Option<Confidence>, Outcome);
+
 /// What the last record says of how it ended.
-fn ending(desk: &Desk) -> (&'static str, Amounts, Option<Confidence>, Outcome) {
+fn ending(desk: &Desk) -> Ending {
     match desk.last_record() {
         Record::Posted(Posted { amounts, confidence, outcome, .. }) => ("posted", amounts, Some(confidence), outcome),
         Record::Voided(voided) => ("voided", Amounts::ZERO, None, voided.outcome),
@@ -28,7 +30,7 @@ fn ending(desk: &Desk) -> (&'static str, Amounts, Option<Confidence>, Outcome) {
 fn a_reservation_ends_once_in_whatever_state_it_is_left() {
     type End = fn(Reservation<MemoryLog>);
     let bounded = Some(Confidence::Bounded);
-    let table: [(&str, End, (&str, Amounts, Option<Confidence>, Outcome)); 8] = [
+    let table: [(&str, End, Ending); 8] = [
         ("dropped unsent", |unsent| drop(unsent), ("voided", Amounts::ZERO, None, Outcome::NotSent)),
         (
             "dropped after it was sent",
@@ -479,6 +481,29 @@ fn caps_that_change_under_load_are_kept_from_the_moment_they_are_set() {
     }
     assert_eq!(used, desk.used());
     assert!(used > 0, "something was let through");
+}
+
+#[test]
+fn a_clamp_under_load_sees_what_is_left_and_is_never_refused() {
+    let (desk, who) = (Desk::new(), Who::acme());
+    desk.cap(&who.scopes()[1], Window::Day, Basis::Cost, PicoSum(10_000));
+    let barrier = Barrier::new(4);
+    thread::scope(|threads| {
+        for thread in 0..4u128 {
+            let (desk, who, barrier) = (&desk, &who, &barrier);
+            threads.spawn(move || {
+                barrier.wait();
+                for number in 0..400u128 {
+                    let draft = who.draft(id(thread << 64 | number));
+                    let taken = desk.books.reserve(draft, |headroom| affordable(headroom, both(1), 100));
+                    let (reservation, _) = taken.expect("what is asked for is what is left, under one lock");
+                    let used = reservation.hold().cost.0 / 4;
+                    reservation.post(measured(both(used))).expect("pending");
+                }
+            });
+        }
+    });
+    assert!(desk.used() >= 9_997, "a quarter of each hold is spent until it is less than one: {}", desk.used());
 }
 
 #[test]

@@ -41,6 +41,9 @@ fn check(name: &str, before: &[Record], record: &Record, expected: Result<(), Re
     assert_eq!(ledger.audit().drift, PicoSum::ZERO, "{name}: drift");
 }
 
+/// What it is, the records before, the record, and the answer.
+type Guarded = (&'static str, Vec<Record>, Record, Result<(), Rejected>);
+
 #[test]
 fn each_guard_refuses_with_its_own_reason() {
     let one = id(1);
@@ -55,138 +58,149 @@ fn each_guard_refuses_with_its_own_reason() {
             resets_at: None,
         })
     };
-    let table: &[(&str, &[Record], Record, Result<(), Rejected>)] = &[
-        ("a first hold", &[], held.clone(), Ok(())),
-        ("the same hold twice", &[held.clone()], held.clone(), Err(Rejected::AlreadyReserved(one))),
+    let table: Vec<Guarded> = vec![
+        ("a first hold", vec![], held.clone(), Ok(())),
+        ("the same hold twice", vec![held.clone()], held.clone(), Err(Rejected::AlreadyReserved(one))),
         (
             "the same hold while in doubt",
-            &[held.clone(), indeterminate(1, NOW)],
+            vec![held.clone(), indeterminate(1, NOW)],
             held.clone(),
             Err(Rejected::AlreadyReserved(one)),
         ),
-        ("a posting of nothing held", &[], posted(1, NOW, both(0)), Err(Rejected::NotOpen(one))),
-        ("a void of nothing held", &[], voided(1, NOW), Err(Rejected::NotOpen(one))),
-        ("doubt of nothing held", &[], indeterminate(1, NOW), Err(Rejected::NotOpen(one))),
-        ("another's posting", &[held.clone()], posted(2, NOW, both(1)), Err(Rejected::NotOpen(id(2)))),
+        ("a posting of nothing held", vec![], posted(1, NOW, both(0)), Err(Rejected::NotOpen(one))),
+        ("a void of nothing held", vec![], voided(1, NOW), Err(Rejected::NotOpen(one))),
+        ("doubt of nothing held", vec![], indeterminate(1, NOW), Err(Rejected::NotOpen(one))),
+        ("another's posting", vec![held.clone()], posted(2, NOW, both(1)), Err(Rejected::NotOpen(id(2)))),
         (
             "posted twice",
-            &[held.clone(), posted(1, NOW, both(3))],
+            vec![held.clone(), posted(1, NOW, both(3))],
             posted(1, NOW, both(3)),
             Err(Rejected::NotOpen(one)),
         ),
-        ("posted after void", &[held.clone(), voided(1, NOW)], posted(1, NOW, both(3)), Err(Rejected::NotOpen(one))),
-        ("voided after posting", &[held.clone(), posted(1, NOW, both(3))], voided(1, NOW), Err(Rejected::NotOpen(one))),
-        ("voided twice", &[held.clone(), voided(1, NOW)], voided(1, NOW), Err(Rejected::NotOpen(one))),
-        ("doubted after void", &[held.clone(), voided(1, NOW)], indeterminate(1, NOW), Err(Rejected::NotOpen(one))),
+        ("posted after void", vec![held.clone(), voided(1, NOW)], posted(1, NOW, both(3)), Err(Rejected::NotOpen(one))),
+        (
+            "voided after posting",
+            vec![held.clone(), posted(1, NOW, both(3))],
+            voided(1, NOW),
+            Err(Rejected::NotOpen(one)),
+        ),
+        ("voided twice", vec![held.clone(), voided(1, NOW)], voided(1, NOW), Err(Rejected::NotOpen(one))),
+        ("doubted after void", vec![held.clone(), voided(1, NOW)], indeterminate(1, NOW), Err(Rejected::NotOpen(one))),
         (
             "doubted after posting",
-            &[held.clone(), posted(1, NOW, both(3))],
+            vec![held.clone(), posted(1, NOW, both(3))],
             indeterminate(1, NOW),
             Err(Rejected::NotOpen(one)),
         ),
         (
             "voided while in doubt",
-            &[held.clone(), indeterminate(1, NOW)],
+            vec![held.clone(), indeterminate(1, NOW)],
             voided(1, NOW),
             Err(Rejected::NotPending(one)),
         ),
         (
             "doubted twice",
-            &[held.clone(), indeterminate(1, NOW)],
+            vec![held.clone(), indeterminate(1, NOW)],
             indeterminate(1, NOW),
             Err(Rejected::NotPending(one)),
         ),
-        ("posted while in doubt", &[held.clone(), indeterminate(1, NOW)], posted(1, NOW, both(10)), Ok(())),
-        ("posted at the hold", &[held.clone()], posted(1, NOW, both(10)), Ok(())),
+        ("posted while in doubt", vec![held.clone(), indeterminate(1, NOW)], posted(1, NOW, both(10)), Ok(())),
+        ("posted at the hold", vec![held.clone()], posted(1, NOW, both(10)), Ok(())),
         (
             "a cost beyond the hold",
-            &[held.clone()],
+            vec![held.clone()],
             posted(1, NOW, amounts(11, 10)),
             Err(Rejected::PostedBeyondHold(one)),
         ),
         (
             "a charge beyond the hold",
-            &[held.clone()],
+            vec![held.clone()],
             posted(1, NOW, amounts(10, 11)),
             Err(Rejected::PostedBeyondHold(one)),
         ),
         (
             "beyond the hold while in doubt",
-            &[held.clone(), indeterminate(1, NOW)],
+            vec![held.clone(), indeterminate(1, NOW)],
             posted(1, NOW, amounts(0, 11)),
             Err(Rejected::PostedBeyondHold(one)),
         ),
-        ("a negative cap", &[], lifetime_cap(-1, NOW), Err(Rejected::NegativeCap)),
-        ("a cap of nothing", &[], lifetime_cap(0, NOW), Ok(())),
-        ("the largest cap", &[], lifetime_cap(i128::MAX, NOW), Ok(())),
-        ("a hold that takes all that is left", &[lifetime_cap(10, NOW)], held.clone(), Ok(())),
-        ("a picodollar too much", &[lifetime_cap(9, NOW)], held.clone(), Err(over(9, 10))),
-        ("a hold under a cap of nothing", &[lifetime_cap(0, NOW)], held.clone(), Err(over(0, 10))),
-        ("nothing held under a cap of nothing", &[lifetime_cap(0, NOW)], reserved(1, NOW, both(0)), Ok(())),
+        ("a negative cap", vec![], lifetime_cap(-1, NOW), Err(Rejected::NegativeCap)),
+        ("a cap of nothing", vec![], lifetime_cap(0, NOW), Ok(())),
+        ("the largest cap", vec![], lifetime_cap(i128::MAX, NOW), Ok(())),
+        ("a hold that takes all that is left", vec![lifetime_cap(10, NOW)], held.clone(), Ok(())),
+        ("a picodollar too much", vec![lifetime_cap(9, NOW)], held.clone(), Err(over(9, 10))),
+        ("a hold under a cap of nothing", vec![lifetime_cap(0, NOW)], held.clone(), Err(over(0, 10))),
+        ("nothing held under a cap of nothing", vec![lifetime_cap(0, NOW)], reserved(1, NOW, both(0)), Ok(())),
         (
             "nothing held under a cap lowered below its use",
-            &[held.clone(), lifetime_cap(9, NOW)],
+            vec![held.clone(), lifetime_cap(9, NOW)],
             reserved(2, NOW, both(0)),
             Err(over(0, 0)),
         ),
         (
             "a picodollar beside what is pending",
-            &[lifetime_cap(10, NOW), held.clone()],
+            vec![lifetime_cap(10, NOW), held.clone()],
             reserved(2, NOW, both(1)),
             Err(over(0, 1)),
         ),
         (
             "a picodollar beside what is in doubt",
-            &[lifetime_cap(10, NOW), held.clone(), indeterminate(1, NOW)],
+            vec![lifetime_cap(10, NOW), held.clone(), indeterminate(1, NOW)],
             reserved(2, NOW, both(1)),
             Err(over(0, 1)),
         ),
         (
             "more than a posting left",
-            &[lifetime_cap(10, NOW), held.clone(), posted(1, NOW, both(4))],
+            vec![lifetime_cap(10, NOW), held.clone(), posted(1, NOW, both(4))],
             reserved(2, NOW, both(7)),
             Err(over(6, 7)),
         ),
         (
             "all that a posting left",
-            &[lifetime_cap(10, NOW), held.clone(), posted(1, NOW, both(4))],
+            vec![lifetime_cap(10, NOW), held.clone(), posted(1, NOW, both(4))],
             reserved(2, NOW, both(6)),
             Ok(()),
         ),
         (
             "all that a void gave back",
-            &[lifetime_cap(10, NOW), held.clone(), voided(1, NOW)],
+            vec![lifetime_cap(10, NOW), held.clone(), voided(1, NOW)],
             reserved(2, NOW, both(10)),
             Ok(()),
         ),
         (
             "a lifted cap",
-            &[lifetime_cap(9, NOW), cap(&tenant(), Window::Lifetime, Basis::Cost, None, NOW)],
+            vec![lifetime_cap(9, NOW), cap(&tenant(), Window::Lifetime, Basis::Cost, None, NOW)],
             held.clone(),
             Ok(()),
         ),
         (
             "another basis's cap lifted",
-            &[lifetime_cap(9, NOW), cap(&tenant(), Window::Lifetime, Basis::Charge, None, NOW)],
+            vec![lifetime_cap(9, NOW), cap(&tenant(), Window::Lifetime, Basis::Charge, None, NOW)],
             held.clone(),
             Err(over(9, 10)),
         ),
         (
             "another window's cap lifted",
-            &[lifetime_cap(9, NOW), cap(&tenant(), Window::Month, Basis::Cost, None, NOW)],
+            vec![lifetime_cap(9, NOW), cap(&tenant(), Window::Month, Basis::Cost, None, NOW)],
             held.clone(),
             Err(over(9, 10)),
         ),
-        ("a cap set twice, the later counts", &[lifetime_cap(9, NOW), lifetime_cap(10, NOW)], held.clone(), Ok(())),
+        ("a cap set twice, the later counts", vec![lifetime_cap(9, NOW), lifetime_cap(10, NOW)], held.clone(), Ok(())),
         (
             "another tenant's cap",
-            &[cap(&Who::new("bolt", "main", "k1").scopes()[0], Window::Lifetime, Basis::Cost, Some(PicoSum(0)), NOW)],
+            vec![cap(
+                &Who::new("bolt", "main", "k1").scopes()[0],
+                Window::Lifetime,
+                Basis::Cost,
+                Some(PicoSum(0)),
+                NOW,
+            )],
             held,
             Ok(()),
         ),
     ];
     for (name, before, record, expected) in table {
-        check(name, before, record, expected.clone());
+        check(name, &before, &record, expected);
     }
 }
 

@@ -74,9 +74,8 @@ struct Projecting {
 // === impl Projector ===
 
 impl Projector {
-    /// Starts the thread. A view that cannot be used is thrown away and made again from the journal.
-    pub fn start(layout: &Layout, journal: Journal) -> Result<(Self, ProjectorThread), ViewError> {
-        let view = open_view(&layout.view)?;
+    /// Starts the thread.
+    pub fn start(layout: &Layout, view: View, journal: Journal) -> (Self, ProjectorThread) {
         let shared = Arc::new(Shared {
             state: Mutex::new(State { position: view.position(), ..State::default() }),
             changed: Condvar::new(),
@@ -86,7 +85,7 @@ impl Projector {
             Projecting { layout: layout.clone(), journal, shared: Arc::clone(&shared), view, tail, sealed: None };
         let thread = thread::Builder::new().name("projector".into()).spawn(move || projecting.run());
         let thread = thread.expect("a thread can be made at start-up");
-        Ok((Self { shared: Arc::clone(&shared) }, ProjectorThread { shared, thread: Some(thread) }))
+        (Self { shared: Arc::clone(&shared) }, ProjectorThread { shared, thread: Some(thread) })
     }
 
     /// Waits, blocking this thread, until the view holds everything up to `sequence`. False if it did not within `patience`.
@@ -108,7 +107,7 @@ impl Projector {
 }
 
 /// Opens the view, or makes it anew where it is unusable: the journal has everything.
-fn open_view(path: &Path) -> Result<View, ViewError> {
+pub fn open_view(path: &Path) -> Result<View, ViewError> {
     match View::open(path) {
         Err(ViewError::Rebuild(reason)) => {
             tracing::warn!(%reason, "the view is made again from the journal");

@@ -9,9 +9,9 @@ use rustix::fs::FlockOperation;
 use tollgate_ledger::Books;
 use tollgate_types::{Clock, TenantId};
 
-use crate::journal::segment::SegmentError;
+use crate::journal::segment::{self, SegmentError};
 use crate::journal::{self, Journal, JournalThread, JournalWriter};
-use crate::projector::{Projector, ProjectorThread};
+use crate::projector::{Projector, ProjectorThread, open_view};
 use crate::snapshot;
 use crate::vault::{KeyEncryption, Vault, VaultError};
 use crate::view::ViewError;
@@ -51,6 +51,11 @@ pub enum StoreError {
     Vault(#[from] VaultError),
     #[error("the view: {0}")]
     View(#[from] ViewError),
+    #[error(
+        "{what} holds record {held}, but the journal ends at {last}: it lost records that were durable; restore the \
+         journal from its copy, or, to go on without them, move {what} away"
+    )]
+    JournalBehind { what: String, held: u64, last: u64 },
     #[error("tenant '{0}' exists but its data key does not: restore the key file from its copy")]
     KeyMissing(TenantId),
 }
@@ -112,11 +117,16 @@ impl Store {
             }
         }
 
+        let last = tail.map_or(0, |(_, end): (u64, segment::End)| end.next - 1);
+        check_not_behind("a snapshot", state.sequence, last)?;
+
         let io = |source| StoreError::Io { path: layout.journal.clone(), source };
+        let view = open_view(&layout.view)?;
+        check_not_behind(&layout.view.display().to_string(), view.position(), last)?;
         let (journal, writer, journal_thread) = Journal::start(&layout.journal, options.journal, tail).map_err(io)?;
         let books = Arc::new(Books::new(state.ledger, state.directory, writer, options.clock.clone()));
         let recovered = books.recover();
-        let (projector, projector_thread) = Projector::start(&layout, journal.clone())?;
+        let (projector, projector_thread) = Projector::start(&layout, view, journal.clone());
         let dir = options.dir.clone();
         Ok(Self { books, journal, vault, projector, dir, recovered, journal_thread, projector_thread, _lock: lock })
     }
@@ -130,6 +140,11 @@ impl Store {
     pub fn layout(&self) -> Layout {
         Layout::of(&self.dir)
     }
+}
+
+/// What was made from the journal cannot hold more than it: only durable records reach it.
+fn check_not_behind(what: &str, held: u64, last: u64) -> Result<(), StoreError> {
+    if held <= last { Ok(()) } else { Err(StoreError::JournalBehind { what: what.to_owned(), held, last }) }
 }
 
 /// Writes a file so that it is either the old one or the new one, whatever happens, and readable by its owner only.

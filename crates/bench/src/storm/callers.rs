@@ -58,6 +58,7 @@ pub struct Board {
     in_flight: AtomicU64,
     sent: AtomicU64,
     admitted: AtomicU64,
+    refused: AtomicU64,
     /// Refusals of each kind since it was last admitted.
     refused_in_row: [AtomicU64; Kind::ALL.len()],
     seen: Mutex<Seen>,
@@ -90,6 +91,11 @@ impl Board {
         self.admitted.load(Ordering::Relaxed)
     }
 
+    /// Requests that the gateway has decided on.
+    pub fn decided(&self) -> u64 {
+        self.admitted() + self.refused.load(Ordering::Relaxed)
+    }
+
     pub fn in_flight(&self) -> u64 {
         self.in_flight.load(Ordering::Relaxed)
     }
@@ -120,6 +126,7 @@ impl Board {
     }
 
     fn note_refused(&self, kind: Kind) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
         self.refused_in_row[kind as usize].fetch_add(1, Ordering::Relaxed);
     }
 
@@ -259,7 +266,69 @@ fn code_of(body: &[u8]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use crate::canned::{Asked, Canned, block_on, serve};
+
     use super::*;
+
+    /// One caller against canned answers, until it has asked so often.
+    fn storm_of(requests: u64, answer: impl Fn(&Asked) -> Canned + Send + Sync + 'static) -> Arc<Board> {
+        let board = Arc::new(Board::default());
+        let told = Arc::clone(&board);
+        let origin = serve(move |asked| {
+            if told.sent() >= requests {
+                told.stop();
+            }
+            answer(&asked)
+        });
+        let bearer = HeaderValue::from_static("Bearer tg_x");
+        block_on(Caller::new(origin, bearer, 1, Arc::clone(&board)).run());
+        board
+    }
+
+    fn wants_stream(asked: &Asked) -> bool {
+        asked.body.contains("\"stream\":true")
+    }
+
+    const ID: &str = "x-request-id: req_1";
+
+    #[test]
+    fn whole_answers_are_kept_by_their_id() {
+        let board = storm_of(40, |asked| {
+            assert_eq!(asked.authorization.as_deref(), Some("Bearer tg_x"));
+            Canned::with_headers(200, ID, if wants_stream(asked) { "data: {}\n\ndata: [DONE]\n\n" } else { "{}" })
+        });
+        let seen = board.seen();
+        let ids: Vec<&str> = seen.answered.iter().map(|answer| answer.request_id.as_str()).collect();
+        assert_eq!(ids, ["req_1", "req_1"], "one stream, one not");
+        let known = [Ending::Answered, Ending::Left];
+        assert!(seen.endings.keys().all(|ending| known.contains(ending)), "{:?}", seen.endings);
+        assert!(board.admitted() > 0 && board.in_flight() == 0);
+    }
+
+    #[test]
+    fn a_stream_that_breaks_is_no_answer_and_a_json_that_does_is_lost() {
+        let board = storm_of(40, |asked| match wants_stream(asked) {
+            true => Canned::with_headers(200, ID, "data: {\"error\":{}}\n\n"),
+            false => Canned::with_headers(200, ID, "{}").cut(),
+        });
+        let seen = board.seen();
+        assert!(seen.answered.is_empty());
+        assert!(seen.endings[&Ending::StreamBroken] > 0 && seen.endings[&Ending::Lost] > 0, "{:?}", seen.endings);
+    }
+
+    #[test]
+    fn refusals_are_counted_by_kind_and_the_unexpected_is_quoted() {
+        let refused = r#"{"error":{"code":"budget_exceeded"}}"#;
+        let board = storm_of(200, move |asked| match asked.what.as_str() {
+            "POST /v1/embeddings" => Canned::json(418, "teapot"),
+            _ => Canned::json(429, refused),
+        });
+        let seen = board.seen();
+        assert!(seen.endings[&Ending::BudgetExceeded] > 0 && seen.endings[&Ending::Unexpected] > 0);
+        assert!(seen.first_unexpected.as_ref().unwrap().contains("teapot"));
+        assert!(!board.all_refused(1), "embeddings never were");
+        assert_eq!((board.admitted(), board.decided()), (0, seen.endings[&Ending::BudgetExceeded]));
+    }
 
     #[test]
     fn only_the_code_tells_a_budget_from_a_limit() {

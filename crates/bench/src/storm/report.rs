@@ -89,7 +89,8 @@ impl SpentCap {
         (self.posted_picousd + self.indeterminate_picousd - self.cap_picousd).max(0)
     }
 
-    fn is_balanced(&self) -> bool {
+    /// Whether the budget is what its events add up to.
+    pub fn is_balanced(&self) -> bool {
         self.posted_picousd + self.indeterminate_picousd == self.events_picousd
     }
 }

@@ -89,7 +89,11 @@ impl Worst {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+    use tokio::sync::mpsc;
+
     use crate::admin::Picousd;
+    use crate::canned::{Canned, block_on, serve};
 
     use super::*;
 
@@ -128,5 +132,37 @@ mod tests {
             });
         }
         assert_eq!((worst.overdue, worst.drift_picousd), (1, -2));
+    }
+
+    #[test]
+    fn it_samples_the_budgets_again_and_again_and_the_books_now_and_then() {
+        let (asked, mut asked_what) = mpsc::unbounded_channel();
+        let origin = serve(move |request| {
+            let is_budgets = request.what.starts_with("GET /admin/v1/budgets?tenant=t");
+            asked.send(is_budgets).unwrap();
+            let budget = json!({"window": "lifetime", "cap_picousd": "10", "posted_picousd": "7", "bounded_picousd": "0",
+                "pending_picousd": "1", "indeterminate_picousd": "4"});
+            let ledger = json!({"drift_picousd": "0", "reservations_pending": 1, "oldest_pending_overdue_ms": 90_000});
+            let body = if is_budgets { json!({"data": [budget]}) } else { ledger };
+            Canned::json(200, &body.to_string())
+        });
+        let watch = Watch::default();
+        block_on(async {
+            let sampling = watch.clone().run(Admin::new(origin, "admin").unwrap(), "t".to_owned());
+            let two_samples = async {
+                let mut samples = 0;
+                while samples < 3 {
+                    samples += u32::from(asked_what.recv().await.unwrap());
+                }
+            };
+            tokio::select! {
+                () = sampling => {}
+                () = two_samples => {}
+            }
+        });
+        let worst = watch.worst();
+        assert!(worst.samples >= 2);
+        assert_eq!((worst.overshoot_picousd, worst.overdue, worst.pending_picousd_max), (2, 1, 1));
+        assert!((worst.used_ratio_last - 1.1).abs() < 1e-12);
     }
 }

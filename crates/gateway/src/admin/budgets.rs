@@ -16,7 +16,7 @@ use super::refused::{Refusals, Refused};
 use crate::app::App;
 
 /// Set a cap for the narrowest of tenant, project and key that is given
-#[utoipa::path(put, path = "/admin/v1/budgets", tag = "budgets", request_body = BudgetSetting,
+#[utoipa::path(put, path = "/admin/v1/budgets", operation_id = "set_budget", tag = "budgets", request_body = BudgetSetting,
     responses((status = 200, description = "The budget as it stands now", body = Budget), Refusals))]
 pub async fn set(State(app): State<Arc<App>>, Body(setting): Body<BudgetSetting>) -> Result<Json<Budget>, Refused> {
     let cap = PicoSum::parse_usd(&setting.cap_usd).map_err(|error| Refused::field("cap_usd", error))?;
@@ -28,7 +28,7 @@ pub async fn set(State(app): State<Arc<App>>, Body(setting): Body<BudgetSetting>
 }
 
 /// List budgets and where they stand
-#[utoipa::path(get, path = "/admin/v1/budgets", tag = "budgets", params(Of),
+#[utoipa::path(get, path = "/admin/v1/budgets", operation_id = "list_budgets", tag = "budgets", params(Of),
     responses((status = 200, description = "Budgets: a tenant's own, its projects', its keys'", body = List<Budget>), Refusals))]
 pub async fn list(State(app): State<Arc<App>>, Asked(of): Asked<Of>) -> Result<Json<List<Budget>>, Refused> {
     let tenant = of.tenant(&app)?;
@@ -37,9 +37,12 @@ pub async fn list(State(app): State<Arc<App>>, Asked(of): Asked<Of>) -> Result<J
 }
 
 /// Remove a cap: what it counted is no longer limited by it
-#[utoipa::path(delete, path = "/admin/v1/budgets", tag = "budgets", params(BudgetSelector),
+#[utoipa::path(delete, path = "/admin/v1/budgets", operation_id = "remove_budget", tag = "budgets", params(BudgetSelector),
     responses((status = 204, description = "Removed"), Refusals))]
-pub async fn remove(State(app): State<Arc<App>>, Asked(selected): Asked<BudgetSelector>) -> Result<StatusCode, Refused> {
+pub async fn remove(
+    State(app): State<Arc<App>>,
+    Asked(selected): Asked<BudgetSelector>,
+) -> Result<StatusCode, Refused> {
     let which = Which::read(&app, &selected)?;
     if which.state(&app).is_none() {
         return Err(Refused::not_found("there is no such budget"));
@@ -93,7 +96,9 @@ fn scope(
         directory.project(&tenant, project)?;
     }
     let Some(key) = key else {
-        return Ok(project.map_or_else(|| Scope::Tenant(tenant.clone()), |project| Scope::Project(tenant.clone(), project)));
+        return Ok(
+            project.map_or_else(|| Scope::Tenant(tenant.clone()), |project| Scope::Project(tenant.clone(), project))
+        );
     };
     let found = directory.key(&key).ok().filter(|found| found.tenant == tenant);
     let found = found.ok_or_else(|| Refused::not_found(format!("the tenant '{tenant}' has no key '{key}'")))?;

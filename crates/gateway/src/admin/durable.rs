@@ -1,26 +1,30 @@
 //! Writing: the change is made in memory, data-plane workers see it at once, and it is answered for once it is durable.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use tollgate_types::directory::Change;
 
 use super::refused::Refused;
 use crate::app::App;
 
-/// Held while an index is made and published, so that an older directory never replaces a newer one.
-static PUBLISHING: Mutex<()> = Mutex::new(());
-
 /// Makes changes of the directory, in order, and waits until the last is durable. The ones before one that is refused
 /// stay made.
 pub async fn change(app: &Arc<App>, changes: impl IntoIterator<Item = Change>) -> Result<(), Refused> {
     let mut last = None;
+    let mut revoked = false;
     let made = changes.into_iter().try_for_each(|change| {
+        revoked |= matches!(change, Change::KeyRevoked { .. });
         last = Some(app.books.change(change)?);
         Ok::<_, Refused>(())
     });
-    if let Some(position) = last {
+    let Some(position) = last else { return made };
+    // A revoked key is refused even if the disk fails in this moment; anything else counts only once it is durable.
+    if revoked {
         publish(app).await?;
-        app.journal.durable(position).await?;
+    }
+    app.journal.durable(position).await?;
+    if !revoked {
+        publish(app).await?;
     }
     made
 }
@@ -28,11 +32,7 @@ pub async fn change(app: &Arc<App>, changes: impl IntoIterator<Item = Change>) -
 /// An index of many keys takes a while to make: not on a thread that serves.
 async fn publish(app: &Arc<App>) -> Result<(), Refused> {
     let app = Arc::clone(app);
-    aside(move || {
-        let _one_at_a_time = PUBLISHING.lock().unwrap_or_else(PoisonError::into_inner);
-        app.admission.publish(&app.books.directory());
-    })
-    .await
+    aside(move || app.publish_directory()).await
 }
 
 /// Does what blocks (files, the view) on a thread made for it.

@@ -23,7 +23,8 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     type Rejection = Refused;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Refused> {
-        let bytes = Bytes::from_request(request, state).await.map_err(|error| Refused::invalid(error.body_text(), None))?;
+        let bytes =
+            Bytes::from_request(request, state).await.map_err(|error| Refused::invalid(error.body_text(), None))?;
         let read = serde_json::from_slice(&bytes);
         read.map(Self).map_err(|error| Refused::invalid(format!("the body is not what is asked for: {error}"), None))
     }
@@ -68,10 +69,7 @@ pub fn at_least_one(param: &'static str, value: Option<u32>) -> Result<Option<u3
     }
 }
 
-pub fn optional_time(
-    param: &'static str,
-    text: Option<&String>,
-) -> Result<Option<tollgate_types::Timestamp>, Refused> {
+pub fn optional_time(param: &'static str, text: Option<&String>) -> Result<Option<tollgate_types::Timestamp>, Refused> {
     let read = |text: &String| {
         tollgate_types::Timestamp::parse_rfc3339(text)
             .ok_or_else(|| Refused::field(param, "not a time such as 2027-01-01T00:00:00Z"))

@@ -25,7 +25,7 @@ const SECRET_BYTES: usize = 24;
 const ID_BYTES: usize = 8;
 
 /// Create a key; the answer shows it this once
-#[utoipa::path(post, path = "/admin/v1/keys", tag = "keys", request_body = NewKey,
+#[utoipa::path(post, path = "/admin/v1/keys", operation_id = "create_key", tag = "keys", request_body = NewKey,
     responses((status = 201, description = "Created", body = CreatedKey), Refusals))]
 pub async fn create(
     State(app): State<Arc<App>>,
@@ -41,7 +41,7 @@ pub async fn create(
 }
 
 /// List keys, without their secrets
-#[utoipa::path(get, path = "/admin/v1/keys", tag = "keys", params(Of),
+#[utoipa::path(get, path = "/admin/v1/keys", operation_id = "list_keys", tag = "keys", params(Of),
     responses((status = 200, description = "Keys, by id", body = List<Key>), Refusals))]
 pub async fn list(State(app): State<Arc<App>>, Asked(of): Asked<Of>) -> Result<Json<List<Key>>, Refused> {
     let tenant = of.tenant(&app)?;
@@ -53,7 +53,7 @@ pub async fn list(State(app): State<Arc<App>>, Asked(of): Asked<Of>) -> Result<J
 }
 
 /// Revoke a key: from the answer on it is refused. Revoking it again changes nothing
-#[utoipa::path(delete, path = "/admin/v1/keys/{id}", tag = "keys",
+#[utoipa::path(delete, path = "/admin/v1/keys/{id}", operation_id = "revoke_key", tag = "keys",
     params(("id" = String, Path, example = "k3f9c1d2e4a5b6078")),
     responses((status = 200, description = "The key as it is now", body = Key), Refusals))]
 pub async fn revoke(State(app): State<Arc<App>>, Id(id): Id<KeyId>) -> Result<Json<Key>, Refused> {

@@ -14,12 +14,20 @@ pub const NAME_CHARS_MAX: usize = 200;
 /// What the ciphertext is bound to, beside its tenant.
 const PURPOSE: &str = "label";
 
+/// Refuses a name that is too long, before anything is made for it.
+pub fn check(name: Option<&String>) -> Result<(), Refused> {
+    match name {
+        Some(name) if name.chars().count() > NAME_CHARS_MAX => {
+            Err(Refused::field("name", format!("at most {NAME_CHARS_MAX} characters")))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Seals a name. The tenant's data key is there: it is made before the tenant is.
 pub async fn seal(app: &Arc<App>, tenant: &TenantId, name: Option<&String>) -> Result<Option<Sealed>, Refused> {
+    check(name)?;
     let Some(name) = name.cloned() else { return Ok(None) };
-    if name.chars().count() > NAME_CHARS_MAX {
-        return Err(Refused::field("name", format!("at most {NAME_CHARS_MAX} characters")));
-    }
     let (vault, tenant) = (Arc::clone(&app.vault), tenant.clone());
     let sealed = super::durable::aside(move || vault.seal(&tenant, PURPOSE, name.as_bytes())).await??;
     Ok(Some(sealed))

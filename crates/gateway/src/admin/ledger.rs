@@ -13,7 +13,7 @@ use super::refused::{Refusals, Refused};
 use crate::app::App;
 
 /// Add everything up again and compare
-#[utoipa::path(get, path = "/admin/v1/ledger", tag = "ledger",
+#[utoipa::path(get, path = "/admin/v1/ledger", operation_id = "show_ledger", tag = "ledger",
     responses((status = 200, description = "Drift is `0`, or something is wrong", body = LedgerState), Refusals))]
 pub async fn show(State(app): State<Arc<App>>) -> Result<Json<LedgerState>, Refused> {
     // It walks over every scope there is.

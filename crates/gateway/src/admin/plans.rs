@@ -17,7 +17,7 @@ use crate::app::App;
 const MARKUP_BPS_MAX: u64 = 1_000_000;
 
 /// Create a plan or replace the whole of it: what is left out goes back to its default
-#[utoipa::path(put, path = "/admin/v1/plans/{id}", tag = "plans", request_body = PlanSettings,
+#[utoipa::path(put, path = "/admin/v1/plans/{id}", operation_id = "set_plan", tag = "plans", request_body = PlanSettings,
     params(("id" = String, Path, example = "standard")),
     responses((status = 200, description = "The plan as it is now", body = Plan), Refusals))]
 pub async fn set(
@@ -31,7 +31,7 @@ pub async fn set(
 }
 
 /// List all plans
-#[utoipa::path(get, path = "/admin/v1/plans", tag = "plans",
+#[utoipa::path(get, path = "/admin/v1/plans", operation_id = "list_plans", tag = "plans",
     responses((status = 200, description = "All plans, by id", body = List<Plan>), Refusals))]
 pub async fn list(State(app): State<Arc<App>>) -> Json<List<Plan>> {
     Json(List { data: app.books.with_directory(|directory| directory.plans.values().map(shown).collect()) })
@@ -56,7 +56,12 @@ fn read(id: PlanId, settings: &PlanSettings) -> Result<directory::Plan, Refused>
 fn markup_bps(percent: &str) -> Result<u32, Refused> {
     /// A percent read as dollars is 1e12 picodollars, and a hundred basis points.
     const PICO_PER_BPS: u64 = 10_000_000_000;
-    let wrong = || Refused::field("markup_percent", "a decimal from 0 to 10000 with at most two digits after the point, such as \"20.5\"");
+    let wrong = || {
+        Refused::field(
+            "markup_percent",
+            "a decimal from 0 to 10000 with at most two digits after the point, such as \"20.5\"",
+        )
+    };
     let PicoUsd(pico) = PicoUsd::parse_usd(percent).map_err(|_| wrong())?;
     let bps = pico / PICO_PER_BPS;
     if pico % PICO_PER_BPS != 0 || bps > MARKUP_BPS_MAX {

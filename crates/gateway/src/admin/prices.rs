@@ -16,21 +16,26 @@ use super::durable::aside;
 use super::refused::{Refusals, Refused};
 use crate::app::App;
 
+const PUSHED: &str = "pushed";
 /// Held from looking at the books in force until the new ones are: two pushes at once would lose one.
 static PUSHING: Mutex<()> = Mutex::const_new(());
 
 /// List the price books in force; where two speak of the same price, the later one counts
-#[utoipa::path(get, path = "/admin/v1/prices", tag = "prices",
+#[utoipa::path(get, path = "/admin/v1/prices", operation_id = "list_price_books", tag = "prices",
     responses((status = 200, description = "Books, in order", body = List<PriceBookInfo>), Refusals))]
 pub async fn list(State(app): State<Arc<App>>) -> Result<Json<List<PriceBookInfo>>, Refused> {
     let books = app.admission.prices();
     let dir = prices_dir(&app);
-    let data = aside(move || books.books().iter().map(|book| shown(book, &dir)).collect()).await?;
+    let data = aside(move || {
+        let pushed = pushed(&dir);
+        books.books().iter().map(|book| shown(book, origin(book, &pushed))).collect()
+    });
+    let data = data.await?;
     Ok(Json(List { data }))
 }
 
 /// Put a price book into force, over those there are
-#[utoipa::path(post, path = "/admin/v1/prices", tag = "prices",
+#[utoipa::path(post, path = "/admin/v1/prices", operation_id = "push_price_book", tag = "prices",
     request_body(content = String, content_type = "application/toml", description = "A price book, see docs/pricebook.md"),
     responses((status = 201, description = "In force", body = PriceBookInfo), Refusals))]
 pub async fn push(State(app): State<Arc<App>>, text: String) -> Result<(StatusCode, Json<PriceBookInfo>), Refused> {
@@ -38,37 +43,44 @@ pub async fn push(State(app): State<Arc<App>>, text: String) -> Result<(StatusCo
     let book = Arc::new(book.map_err(|error| Refused::invalid(error.to_string(), None))?);
     let _one_at_a_time = PUSHING.lock().await;
     let books = app.admission.prices().with(Arc::clone(&book)).map_err(|error| Refused::conflict(error.to_string()))?;
-    let (dir, file) = (prices_dir(&app), file_of(&prices_dir(&app), &book));
+    let dir = prices_dir(&app);
+    // Books are read in the order of their names when the gateway starts: so the time comes first.
+    let file = dir.join(format!("{:020}-{}.toml", app.clock().now().0, book.fingerprint()));
     let written = aside(move || write_atomically(&file, text.as_bytes())).await?;
     written.map_err(|error| Refused::internal("the price book cannot be kept", &error))?;
     let position = app.books.prices_set(Arc::clone(book.version()), *book.sha256())?;
     app.journal.durable(position).await?;
     app.admission.publish_prices(books);
-    Ok((StatusCode::CREATED, Json(shown(&book, &dir))))
+    Ok((StatusCode::CREATED, Json(shown(&book, PUSHED))))
 }
 
 fn prices_dir(app: &App) -> PathBuf {
-    Layout::of(&app.store_dir).prices
+    Layout::of(&app.dir).prices
 }
 
-fn file_of(dir: &Path, book: &PriceBook) -> PathBuf {
-    dir.join(format!("{}.toml", book.fingerprint()))
-}
-
-fn shown(book: &PriceBook, dir: &Path) -> PriceBookInfo {
+fn shown(book: &PriceBook, origin: &str) -> PriceBookInfo {
     PriceBookInfo {
         version: book.version().to_string(),
         sha256: book.fingerprint(),
         prices: book.prices().len() as u64,
-        origin: origin(book, dir).to_owned(),
+        origin: origin.to_owned(),
     }
 }
 
-fn origin(book: &PriceBook, dir: &Path) -> &'static str {
-    let is_shipped = ring::digest::digest(&ring::digest::SHA256, SHIPPED.as_bytes()).as_ref() == book.sha256();
-    match file_of(dir, book).exists() {
-        true => "pushed",
-        false if is_shipped => "shipped",
-        false => "configured",
+/// The names of the files of pushed books, which end with their digests.
+fn pushed(dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+}
+
+fn origin(book: &PriceBook, pushed: &[String]) -> &'static str {
+    let file_end = format!("-{}.toml", book.fingerprint());
+    let shipped = ring::digest::digest(&ring::digest::SHA256, SHIPPED.as_bytes());
+    if pushed.iter().any(|name| name.ends_with(&file_end)) {
+        PUSHED
+    } else if shipped.as_ref() == book.sha256() {
+        "shipped"
+    } else {
+        "configured"
     }
 }

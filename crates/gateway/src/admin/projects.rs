@@ -28,15 +28,14 @@ pub struct Of {
 }
 
 /// Create a project
-#[utoipa::path(post, path = "/admin/v1/projects", tag = "projects", request_body = NewProject,
+#[utoipa::path(post, path = "/admin/v1/projects", operation_id = "create_project", tag = "projects", request_body = NewProject,
     responses((status = 201, description = "Created", body = Project), Refusals))]
 pub async fn create(
     State(app): State<Arc<App>>,
     Body(new): Body<NewProject>,
 ) -> Result<(StatusCode, Json<Project>), Refused> {
     let tenant: TenantId = id("tenant", &new.tenant)?;
-    let mut project =
-        directory::Project { id: id("id", &new.id)?, tenant, created_at: app.clock().now(), label: None };
+    let mut project = directory::Project { id: id("id", &new.id)?, tenant, created_at: app.clock().now(), label: None };
     // Refused before anything is sealed: a tenant that is not there has no data key.
     app.books.with_directory(|directory| directory.check(&Change::ProjectCreated(project.clone())))?;
     project.label = label::seal(&app, &project.tenant, new.name.as_ref()).await?;
@@ -45,7 +44,7 @@ pub async fn create(
 }
 
 /// List projects
-#[utoipa::path(get, path = "/admin/v1/projects", tag = "projects", params(Of),
+#[utoipa::path(get, path = "/admin/v1/projects", operation_id = "list_projects", tag = "projects", params(Of),
     responses((status = 200, description = "Projects, by tenant and id", body = List<Project>), Refusals))]
 pub async fn list(State(app): State<Arc<App>>, Asked(of): Asked<Of>) -> Result<Json<List<Project>>, Refused> {
     let tenant = of.tenant(&app)?;

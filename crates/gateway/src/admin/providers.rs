@@ -13,7 +13,7 @@ use super::refused::Refusals;
 use crate::app::App;
 
 /// List the providers
-#[utoipa::path(get, path = "/admin/v1/providers", tag = "configuration",
+#[utoipa::path(get, path = "/admin/v1/providers", operation_id = "list_providers", tag = "configuration",
     responses((status = 200, description = "Providers, by name", body = List<ProviderInfo>), Refusals))]
 pub async fn list(State(app): State<Arc<App>>) -> Json<List<ProviderInfo>> {
     Json(List { data: app.routing().providers.values().map(|provider| shown(provider)).collect() })

@@ -14,7 +14,7 @@ use super::usage;
 use crate::app::App;
 
 /// Show the receipt of one request
-#[utoipa::path(get, path = "/admin/v1/receipts/{request_id}", tag = "usage",
+#[utoipa::path(get, path = "/admin/v1/receipts/{request_id}", operation_id = "show_receipt", tag = "usage",
     params(("request_id" = String, Path, description = "The answer's `x-request-id`", example = "req_019ab0f2c3d4000000000000deadbeef")),
     responses((status = 200, description = "The receipt", body = Receipt), Refusals))]
 pub async fn show(State(app): State<Arc<App>>, Id(id): Id<RequestId>) -> Result<Json<Receipt>, Refused> {
@@ -23,8 +23,7 @@ pub async fn show(State(app): State<Arc<App>>, Id(id): Id<RequestId>) -> Result<
     Ok(Json(receipt(&event)))
 }
 
-/// The receipt of an event. Whether it may be shown to who asks is for the caller to have decided.
-pub fn receipt(event: &view::UsageEvent) -> Receipt {
+fn receipt(event: &view::UsageEvent) -> Receipt {
     let amounts = event.end.as_ref().map(|end| end.amounts).unwrap_or_default();
     Receipt { event: usage::event(event), cost_usd: amounts.cost.to_string(), charge_usd: amounts.charge.to_string() }
 }

@@ -1,6 +1,8 @@
 //! How the control plane says no: in the same shape as the data plane, with statuses of its own (404 and 409 name what
 //! is missing or there already, since whoever asks may know).
 
+use std::collections::BTreeMap;
+
 use axum::Json;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
@@ -11,6 +13,7 @@ use tollgate_store::view::ViewError;
 use tollgate_types::Refusal;
 use tollgate_types::directory::ChangeRefused;
 use utoipa::IntoResponses;
+use utoipa::openapi::{ContentBuilder, Ref, RefOr, Response as Described, ResponseBuilder};
 
 use crate::http::refusal;
 
@@ -23,20 +26,7 @@ pub struct Refused {
 }
 
 /// What any call may be answered with, for the description.
-#[derive(IntoResponses)]
-#[expect(dead_code, reason = "only described")]
-pub enum Refusals {
-    #[response(status = 400, description = "`invalid_request`: malformed, too large, or a field that is not known")]
-    Invalid(#[to_schema] ErrorBody),
-    #[response(status = 401, description = "`invalid_api_key`: not the admin key")]
-    UnknownKey(#[to_schema] ErrorBody),
-    #[response(status = 404, description = "`not_found`: what is named does not exist")]
-    NotFound(#[to_schema] ErrorBody),
-    #[response(status = 409, description = "`conflict`: it exists already")]
-    Conflict(#[to_schema] ErrorBody),
-    #[response(status = 503, description = "`ledger_unavailable`: the journal cannot be written; nothing was changed for good")]
-    Unavailable(#[to_schema] ErrorBody),
-}
+pub struct Refusals;
 
 // === impl Refused ===
 
@@ -89,6 +79,26 @@ impl Refused {
             _ => "api_error",
         }
     }
+}
+
+// === impl Refusals ===
+
+impl IntoResponses for Refusals {
+    fn responses() -> BTreeMap<String, RefOr<Described>> {
+        let all = [
+            ("400", "`invalid_request`: malformed, too large, or a field that is not known"),
+            ("401", "`invalid_api_key`: not the admin key"),
+            ("404", "`not_found`: what is named does not exist"),
+            ("409", "`conflict`: it exists already"),
+            ("503", "`ledger_unavailable`: the journal cannot be written, so it is not said to be done"),
+        ];
+        all.map(|(status, when)| (status.to_owned(), RefOr::T(described(when)))).into()
+    }
+}
+
+fn described(when: &str) -> Described {
+    let body = ContentBuilder::new().schema(Some(Ref::from_schema_name("ErrorBody"))).build();
+    ResponseBuilder::new().description(when).content("application/json", body).build()
 }
 
 impl IntoResponse for Refused {

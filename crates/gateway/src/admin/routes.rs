@@ -11,7 +11,7 @@ use crate::app::App;
 use crate::config::Route;
 
 /// List the names that callers may ask for
-#[utoipa::path(get, path = "/admin/v1/routes", tag = "configuration",
+#[utoipa::path(get, path = "/admin/v1/routes", operation_id = "list_routes", tag = "configuration",
     responses((status = 200, description = "Routes, by name", body = List<RouteInfo>), Refusals))]
 pub async fn list(State(app): State<Arc<App>>) -> Json<List<RouteInfo>> {
     Json(List { data: app.routing().routes.values().map(|route| shown(route)).collect() })

@@ -19,7 +19,7 @@ use crate::app::App;
 pub const DEFAULT_PROJECT: &str = "default";
 
 /// Create a tenant, with a project `default`
-#[utoipa::path(post, path = "/admin/v1/tenants", tag = "tenants", request_body = NewTenant,
+#[utoipa::path(post, path = "/admin/v1/tenants", operation_id = "create_tenant", tag = "tenants", request_body = NewTenant,
     responses((status = 201, description = "Created", body = Tenant), Refusals))]
 pub async fn create(
     State(app): State<Arc<App>>,
@@ -27,20 +27,20 @@ pub async fn create(
 ) -> Result<(StatusCode, Json<Tenant>), Refused> {
     let tenant: TenantId = id("id", &new.id)?;
     let plan: PlanId = id("plan", new.plan.as_deref().unwrap_or(Plan::STANDARD))?;
+    label::check(new.name.as_ref())?;
     let at = app.clock().now();
     // Refused before a data key is made for it.
-    app.books.with_directory(|directory| {
-        directory.check(&Change::TenantCreated(made(&tenant, &plan, at)))
-    })?;
+    app.books.with_directory(|directory| directory.check(&Change::TenantCreated(made(&tenant, &plan, at))))?;
     make_data_key(&app, &tenant).await?;
-    let created = directory::Tenant { label: label::seal(&app, &tenant, new.name.as_ref()).await?, ..made(&tenant, &plan, at) };
+    let created =
+        directory::Tenant { label: label::seal(&app, &tenant, new.name.as_ref()).await?, ..made(&tenant, &plan, at) };
     let project = directory::Project { tenant, id: default_project(), created_at: at, label: None };
     change(&app, [Change::TenantCreated(created.clone()), Change::ProjectCreated(project)]).await?;
     Ok((StatusCode::CREATED, Json(shown(&app, &created))))
 }
 
 /// List all tenants
-#[utoipa::path(get, path = "/admin/v1/tenants", tag = "tenants",
+#[utoipa::path(get, path = "/admin/v1/tenants", operation_id = "list_tenants", tag = "tenants",
     responses((status = 200, description = "All tenants, by id", body = List<Tenant>), Refusals))]
 pub async fn list(State(app): State<Arc<App>>) -> Json<List<Tenant>> {
     let tenants: Vec<_> = app.books.with_directory(|directory| directory.tenants.values().cloned().collect());
@@ -48,7 +48,7 @@ pub async fn list(State(app): State<Arc<App>>) -> Json<List<Tenant>> {
 }
 
 /// Show one tenant
-#[utoipa::path(get, path = "/admin/v1/tenants/{id}", tag = "tenants", params(("id" = String, Path, example = "demo")),
+#[utoipa::path(get, path = "/admin/v1/tenants/{id}", operation_id = "show_tenant", tag = "tenants", params(("id" = String, Path, example = "demo")),
     responses((status = 200, description = "The tenant", body = Tenant), Refusals))]
 pub async fn show(State(app): State<Arc<App>>, Id(id): Id<TenantId>) -> Result<Json<Tenant>, Refused> {
     let tenant = app.books.with_directory(|directory| directory.tenant(&id).cloned())?;

@@ -21,7 +21,7 @@ const PAGE_DEFAULT: usize = 100;
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// List usage events in the order in which they began
-#[utoipa::path(get, path = "/admin/v1/usage", tag = "usage", params(UsageQuery),
+#[utoipa::path(get, path = "/admin/v1/usage", operation_id = "list_usage", tag = "usage", params(UsageQuery),
     responses((status = 200, description = "A page", body = UsagePage), Refusals))]
 pub async fn list(State(app): State<Arc<App>>, Asked(wanted): Asked<UsageQuery>) -> Result<Json<UsagePage>, Refused> {
     let after: Option<RequestId> = optional_id("after", wanted.after.as_ref())?;
@@ -45,7 +45,7 @@ pub async fn list(State(app): State<Arc<App>>, Asked(wanted): Asked<UsageQuery>)
 }
 
 /// Sum up
-#[utoipa::path(get, path = "/admin/v1/usage/summary", tag = "usage", params(SummaryQuery),
+#[utoipa::path(get, path = "/admin/v1/usage/summary", operation_id = "summarise_usage", tag = "usage", params(SummaryQuery),
     responses((status = 200, description = "A row for each group that has events", body = List<UsageSummary>), Refusals))]
 pub async fn summary(
     State(app): State<Arc<App>>,
@@ -72,7 +72,7 @@ pub async fn ask<T: Send + 'static>(
         if !app.projector.catch_up(app.journal.durable_sequence(), PATIENCE) {
             tracing::warn!(trouble = ?app.projector.trouble(), "the view lags; answering with what it has");
         }
-        question(&app.reader)
+        question(&app.view()?)
     });
     Ok(answered.await??)
 }

@@ -31,7 +31,14 @@ pub struct AdminKey(String);
 // === impl Connection ===
 
 impl Connection {
-    const DEFAULT_URL: &str = "http://127.0.0.1:8080";
+    pub const DEFAULT_URL: &str = "http://127.0.0.1:8080";
+
+    /// Takes a better guess than the default, for who knows more.
+    pub fn url_if_unsaid(&mut self, guess: impl FnOnce() -> String) {
+        if self.url == Self::DEFAULT_URL {
+            self.url = guess();
+        }
+    }
 
     pub fn client(&self) -> Result<AdminClient, Failure> {
         let key = self.admin_key.as_ref().filter(|key| !key.0.is_empty()).ok_or_else(|| {

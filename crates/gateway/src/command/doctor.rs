@@ -4,6 +4,7 @@
 mod disk;
 mod reach;
 
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -55,6 +56,7 @@ impl DoctorArgs {
             for provider in config.routing.providers.values() {
                 findings.push(reach::provider(provider).await);
             }
+            self.connection.url_if_unsaid(|| address(config));
             self.connection.admin_key.get_or_insert_with(|| AdminKey::new(config.admin_key.expose()));
         }
         findings.extend(gateway(&self.connection).await);
@@ -62,6 +64,16 @@ impl DoctorArgs {
         findings.push(clock(Clock::System.now(), newest));
         Ok(report(&findings))
     }
+}
+
+/// Where the gateway of this configuration is to be found from here.
+fn address(config: &Config) -> String {
+    let scheme = if config.server.tls.is_some() { "https" } else { "http" };
+    let mut listen = config.server.listen;
+    if listen.ip().is_unspecified() {
+        listen.set_ip(if listen.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
+    }
+    format!("{scheme}://{listen}")
 }
 
 /// One finding for each thing that is wrong with it.
@@ -222,6 +234,25 @@ mod tests {
         assert_eq!(master_key(&config).level, Level::Fail);
         let findings = configuration(Path::new("tollgate.toml"), &Ok(config));
         assert_eq!(findings.last().map(|finding| finding.check), Some("routes"), "none is worth a warning");
+    }
+
+    #[test]
+    fn the_gateway_is_looked_for_where_its_configuration_says() {
+        let config = |listen: &str| {
+            let environment = Environment::of([
+                ("TOLLGATE_MASTER_KEY", "00"),
+                ("TOLLGATE_ADMIN_KEY", "long-enough-admin-key"),
+                ("TOLLGATE_SERVER__LISTEN", listen),
+            ]);
+            Config::parse("", Path::new("tollgate.toml"), &environment).expect("it holds")
+        };
+        assert_eq!(address(&config("0.0.0.0:9000")), "http://127.0.0.1:9000");
+        assert_eq!(address(&config("[::]:9000")), "http://[::1]:9000");
+        let mut connection = Connection { url: Connection::DEFAULT_URL.into(), admin_key: None };
+        connection.url_if_unsaid(|| address(&config("127.0.0.1:9001")));
+        assert_eq!(connection.url, "http://127.0.0.1:9001");
+        connection.url_if_unsaid(|| "http://elsewhere".into());
+        assert_eq!(connection.url, "http://127.0.0.1:9001", "what was said counts");
     }
 
     #[test]

@@ -28,7 +28,11 @@ pub fn markdown() -> String {
     presets(&mut page);
     section(&mut page, "[routes.\"NAME\"]", &schema_for!(super::RawRoute).to_value());
     let known = schema_for!(RawConfig).to_value();
-    debug_assert_eq!(known["properties"].as_object().map(serde_json::Map::len), Some(7), "a new section needs its part");
+    debug_assert_eq!(
+        known["properties"].as_object().map(serde_json::Map::len),
+        Some(7),
+        "a new section needs its part"
+    );
     page
 }
 

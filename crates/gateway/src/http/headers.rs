@@ -49,7 +49,9 @@ pub fn attribution(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
     for (field, header) in &ATTRIBUTION {
         let Some(value) = headers.get(header) else { continue };
         let text = value.to_str().ok().filter(|text| text.len() <= ATTRIBUTION_BYTES_MAX).ok_or_else(|| {
-            Refusal::invalid(format!("the header '{header}' must be plain text of at most {ATTRIBUTION_BYTES_MAX} bytes"))
+            Refusal::invalid(format!(
+                "the header '{header}' must be plain text of at most {ATTRIBUTION_BYTES_MAX} bytes"
+            ))
         })?;
         found.insert((*field).to_owned(), text.into());
     }
@@ -89,7 +91,8 @@ pub fn settled(headers: &mut HeaderMap, amounts: Amounts, remaining: Option<Pico
 
 /// The same, as the last comment of a stream.
 pub fn settled_comment(id: RequestId, amounts: Amounts, remaining: Option<PicoSum>) -> String {
-    let mut text = format!(": x-request-id={id} x-tollgate-cost-usd={} x-tollgate-charge-usd={}", amounts.cost, amounts.charge);
+    let mut text =
+        format!(": x-request-id={id} x-tollgate-cost-usd={} x-tollgate-charge-usd={}", amounts.cost, amounts.charge);
     if let Some(remaining) = remaining {
         let _ = write!(text, " x-tollgate-budget-remaining-usd={remaining}");
     }

@@ -127,9 +127,8 @@ mod tests {
 
     #[test]
     fn each_refusal_is_answered_as_the_table_of_the_surface_says() {
-        let provider = |kind, retry_after| {
-            Refusal::Provider(ProviderFault { provider: "p".to_owned(), kind, retry_after })
-        };
+        let provider =
+            |kind, retry_after| Refusal::Provider(ProviderFault { provider: "p".to_owned(), kind, retry_after });
         let wait = Duration::from_millis(1500);
         check(Refusal::invalid("x"), 400, "invalid_request", NEVER);
         check(Refusal::InvalidApiKey, 401, "invalid_api_key", NEVER);

@@ -101,10 +101,7 @@ fn unknown_fields_and_the_caller_s_own_spelling_pass_through_unchanged() {
 #[test]
 fn output_is_bounded_to_what_is_paid_for() {
     let check = |body: &str, expected: &str| assert_eq!(bounded(body, BOUNDS), expected);
-    check(
-        r#"{"model":"alias","messages":[]}"#,
-        r#"{"model":"gpt-4o-mini","messages":[],"max_completion_tokens":100}"#,
-    );
+    check(r#"{"model":"alias","messages":[]}"#, r#"{"model":"gpt-4o-mini","messages":[],"max_completion_tokens":100}"#);
     check(
         r#"{"model":"gpt-4o-mini","max_tokens":500,"messages":[]}"#,
         r#"{"model":"gpt-4o-mini","max_tokens":100,"messages":[]}"#,

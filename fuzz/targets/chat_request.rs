@@ -1,0 +1,4 @@
+//! `check_chat_request` under libFuzzer; see the property in the library.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| tollgate_fuzz::chat_request::check_chat_request(data));

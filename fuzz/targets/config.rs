@@ -1,0 +1,4 @@
+//! `check_config` under libFuzzer; see the property in the library.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| tollgate_fuzz::config::check_config(data));

@@ -1,0 +1,4 @@
+//! `check_provider_usage` under libFuzzer; see the property in the library.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| tollgate_fuzz::provider_usage::check_provider_usage(data));

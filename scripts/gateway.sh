@@ -28,7 +28,7 @@ request() {
     headers=${headers:-$(mktemp)}
     local more=()
     if [ -n "$data" ]; then more=(-H "content-type: application/json" --data-binary "$data"); fi
-    answer=$(curl -sS -N --max-time 60 -X "$method" -D "$headers" -w '\n%{http_code}' \
+    answer=$(curl -sS -N --max-time 30 -X "$method" -D "$headers" -w '\n%{http_code}' \
         -H @<(bearer "$key") "${more[@]}" "$url" 2>&1) || true
     status=${answer##*$'\n'}
     body=${answer%$'\n'*}

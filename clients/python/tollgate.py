@@ -21,6 +21,13 @@ def admin(method, path, body=None):
         return json.loads(answer.read() or b"null")
 
 
+def refusals(code):
+    """How many requests the gateway has refused with this code since it started. Tests run one after the other."""
+    with urllib.request.urlopen(f"{URL}/metrics", timeout=30) as answer:
+        found = re.search(rf'^tollgate_refusals_total\{{code="{code}"\}} (\d+)', answer.read().decode(), re.MULTILINE)
+    return int(found.group(1)) if found else 0
+
+
 class Tenant:
     """A tenant of its own for one test, so that what is counted is the test's alone."""
 
@@ -30,17 +37,6 @@ class Tenant:
         budget = {"tenant": self.id, "window": "lifetime", "basis": "cost", "cap_usd": cap_usd}
         admin("PUT", "budgets", budget)
         self.key = admin("POST", "keys", {"tenant": self.id, **limits})["key"]
-
-    def requests_seen(self):
-        """How many requests reached the gateway, by outcome."""
-        with urllib.request.urlopen(f"{URL}/metrics", timeout=30) as answer:
-            text = answer.read().decode()
-        seen = {}
-        for labels, value in re.findall(r"^tollgate_requests_total\{(.*)\} ([0-9.]+)", text, re.MULTILINE):
-            labels = dict(re.findall(r'(\w+)="([^"]*)"', labels))
-            if labels.get("tenant") == self.id:
-                seen[labels["outcome"]] = seen.get(labels["outcome"], 0) + int(float(value))
-        return seen
 
     def budget(self):
         """Picodollars of the tenant's one budget, by name."""

@@ -21,9 +21,22 @@ pub const TARGET: Target = Target {
         "[secrets]\nmaster_key = \"env:MASTER\"\nadmin_key = \"env:ADMIN\"\n[server]\nlisten = \"[::]:443\"\n",
     ],
     words: &[
-        "[routes.x]\n", "[providers.p]\n", "provider = \"sim\"\n", "preset = \"openai\"\n", "env:SIM", "env:", "0", "-1",
-        "9223372036854775807", "true", "\"\"", "base_url = \"https://h/v1\"\n", "[server]\n", "total_timeout_ms = 0\n",
+        "[routes.x]\n",
+        "[providers.p]\n",
+        "provider = \"sim\"\n",
+        "preset = \"openai\"\n",
+        "env:SIM",
+        "env:",
+        "0",
+        "-1",
+        "9223372036854775807",
+        "true",
+        "\"\"",
+        "base_url = \"https://h/v1\"\n",
+        "[server]\n",
+        "total_timeout_ms = 0\n",
     ],
+    takes_noise: false,
 };
 
 const SECRETS: [(&str, &str); 3] =
@@ -42,7 +55,8 @@ pub fn check_config(data: &[u8]) {
     match read(text, &[]) {
         Ok(config) => {
             assert!(!format!("{config:?}").contains("canary"), "a secret is shown");
-            let unknown = read(&format!("nobody_knows_this = 1\n{text}"), &[]).expect_err("an unknown field is an error");
+            let unknown =
+                read(&format!("nobody_knows_this = 1\n{text}"), &[]).expect_err("an unknown field is an error");
             assert!(unknown.to_string().contains("nobody_knows_this"), "{unknown}");
             for (name, route) in &config.routing.routes {
                 assert_eq!(&**name, &*route.target.route);

@@ -21,6 +21,7 @@ pub const TARGET: Target = Target {
         "charge",
     ],
     words: &["req_", ".", "0", "9", "-", "T", "Z", "+", "e", "00000000", "lifetime", "\u{ff11}", "\u{0}"],
+    takes_noise: false,
 };
 
 pub fn check_ids_and_money(data: &[u8]) {

@@ -20,7 +20,15 @@ pub const TARGET: Target = Target {
         "\u{0}\u{1}\u{2}\u{3}\u{4}\u{5}\u{6}\u{7}\u{0}\u{10}\u{20}\u{30}\u{0}\u{40}\u{1}\u{1}\u{0}\u{2}\u{2}\u{3}",
         "TGJF\u{1}\u{0}\u{0}\u{0}",
     ],
-    words: &["TGJF", "\u{0}\u{0}\u{0}\u{0}", "\u{0}", "\u{1}", "\u{7f}", "TGJF\u{1}\u{0}\u{0}\u{0}\u{10}\u{0}\u{0}\u{0}"],
+    words: &[
+        "TGJF",
+        "\u{0}\u{0}\u{0}\u{0}",
+        "\u{0}",
+        "\u{1}",
+        "\u{7f}",
+        "TGJF\u{1}\u{0}\u{0}\u{0}\u{10}\u{0}\u{0}\u{0}",
+    ],
+    takes_noise: true,
 };
 
 pub fn check_journal_frame(data: &[u8]) {
@@ -169,7 +177,7 @@ fn step(
         }
         4 => {
             let (scope, window, basis) = (scope(decisions), window(decisions), basis(decisions));
-            let cap = (decisions.below(4) > 0).then(|| PicoSum(i128::from(decisions.u64())));
+            let cap = (decisions.below(4) > 0).then(|| PicoSum(i128::from(amount(decisions))));
             books.set_cap(CapSet { scope, window, basis, cap, at: clock.now() }).expect("everybody exists");
         }
         5 => clock.advance(Duration::from_secs(u64::from(decisions.byte()) * 3600)),
@@ -184,7 +192,7 @@ fn step(
         }
         _ => {
             let one = open.swap_remove(decisions.below(open.len()));
-            let usage = Usage { input_tokens: decisions.u64(), ..Usage::default() };
+            let usage = Usage { input_tokens: amount(decisions), ..Usage::default() };
             let (confidence, outcome) = (Confidence::Measured, Outcome::Completed);
             one.post(Settlement { usage, amounts: amounts(decisions), confidence, outcome });
         }
@@ -192,7 +200,12 @@ fn step(
 }
 
 fn amounts(decisions: &mut Decisions<'_>) -> Amounts {
-    Amounts { cost: PicoUsd(decisions.u64()), charge: PicoUsd(decisions.u64()) }
+    Amounts { cost: PicoUsd(amount(decisions)), charge: PicoUsd(amount(decisions)) }
+}
+
+/// Of any size, small ones as often as large.
+fn amount(decisions: &mut Decisions<'_>) -> u64 {
+    u64::from(decisions.byte()) << decisions.below(57)
 }
 
 fn scope(decisions: &mut Decisions<'_>) -> Scope {

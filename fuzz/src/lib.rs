@@ -22,6 +22,8 @@ pub struct Target {
     pub seeds: &'static [&'static str],
     /// Pieces that mean something to this parser.
     pub words: &'static [&'static str],
+    /// Whether any bytes at all mean something to it.
+    pub takes_noise: bool,
 }
 
 /// All of them, by the names of the binaries.

@@ -33,9 +33,19 @@ pub const TARGET: Target = Target {
         ),
     ],
     words: &[
-        "[[price]]\n", "[[price.tier]]\n", "confirmed = true\n", "above_input_tokens = 1\n", "effective_to = ",
-        "\"2026-11-01T00:00:00Z\"", "\"0\"", "\"1000.000001\"", "1.5", "aliases = []\n", "18446744073709551615",
+        "[[price]]\n",
+        "[[price.tier]]\n",
+        "confirmed = true\n",
+        "above_input_tokens = 1\n",
+        "effective_to = ",
+        "\"2026-11-01T00:00:00Z\"",
+        "\"0\"",
+        "\"1000.000001\"",
+        "1.5",
+        "aliases = []\n",
+        "18446744073709551615",
     ],
+    takes_noise: false,
 };
 
 pub fn check_price_book(data: &[u8]) {
@@ -77,13 +87,14 @@ pub fn check_price_book(data: &[u8]) {
 
 fn check_rate(rate: &Rate, decisions: &mut Decisions<'_>) {
     let edges = [0, 1, 199_999, 200_000, 200_001, 1 << 40];
-    let tiers = rate.tiers().iter().flat_map(|tier| [tier.above_input_tokens, tier.above_input_tokens.saturating_add(1)]);
+    let tiers =
+        rate.tiers().iter().flat_map(|tier| [tier.above_input_tokens, tier.above_input_tokens.saturating_add(1)]);
     let inputs: Vec<u64> = edges.into_iter().chain(tiers).chain([decisions.u64() >> 20]).collect();
     for &input_max in &inputs {
         for output_max in [0, 1, 4096, decisions.u64() >> 30] {
             let Some(bound) = rate.bound(input_max, output_max) else {
                 let priced = output_max == 0 || rate.prices_output();
-                assert!(!priced || u128::from(input_max) * 2 + u128::from(output_max) > 1 << 20, "a bound in reach");
+                assert!(!priced || dearest(rate, input_max, output_max) > u128::from(u64::MAX), "a bound in reach");
                 continue;
             };
             for &input in inputs.iter().filter(|input| **input <= input_max) {
@@ -107,6 +118,15 @@ fn check_rate(rate: &Rate, decisions: &mut Decisions<'_>) {
             check_charge(bound, u32::from_le_bytes([(); 4].map(|()| decisions.byte())));
         }
     }
+}
+
+/// So many tokens, each at the dearest price there is for one.
+fn dearest(rate: &Rate, input_tokens: u64, output_tokens: u64) -> u128 {
+    let prices = || rate.tiers().iter().map(|tier| tier.prices).chain([rate.base()]);
+    let (input, output) =
+        (prices().map(|prices| prices.cache_write.0).max(), prices().map(|prices| prices.output.0).max());
+    u128::from(input_tokens) * u128::from(input.unwrap_or(0))
+        + u128::from(output_tokens) * u128::from(output.unwrap_or(0))
 }
 
 fn check_charge(cost: PicoUsd, markup_bps: u32) {

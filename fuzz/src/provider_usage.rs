@@ -16,9 +16,25 @@ pub const TARGET: Target = Target {
         r#"{"usage":null}"#,
     ],
     words: &[
-        "\"prompt_tokens\":", "\"completion_tokens\":", "\"total_tokens\":", "\"cached_tokens\":", "null", "-1", "1.5",
-        "18446744073709551615", "18446744073709551616", "\"usage\":{", "}", ",", "1e3", "\"reasoning_tokens\":",
+        "\"prompt_tokens\":4",
+        "\"completion_tokens\":9",
+        "\"total_tokens\":99",
+        "\"cached_tokens\":2",
+        "\"prompt_cache_hit_tokens\":1",
+        "\"usage\":{\"prompt_tokens\":1}",
+        "\"error\":null",
+        "null",
+        "-1",
+        "1.5",
+        "18446744073709551615",
+        "18446744073709551616",
+        "\"usage\":{",
+        "}",
+        ",",
+        "1e3",
+        "\"reasoning_tokens\":1",
     ],
+    takes_noise: false,
 };
 
 pub fn check_provider_usage(data: &[u8]) {

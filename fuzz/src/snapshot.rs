@@ -14,6 +14,7 @@ pub const TARGET: Target = Target {
         "TGSN\u{1}\u{0}\u{0}\u{0}",
     ],
     words: &["TGSN", "\u{0}\u{0}\u{0}\u{0}", "\u{0}", "\u{1}", "\u{7f}"],
+    takes_noise: true,
 };
 
 const HEADER_BYTES: usize = 56;

@@ -31,18 +31,67 @@ impl Dice {
 
 /// One input: a seed with a few changes, or nothing but noise.
 fn input(target: &Target, dice: &mut Dice) -> Vec<u8> {
-    if dice.below(16) == 0 {
-        return (0..dice.below(256)).map(|_| dice.byte()).collect();
+    if dice.below(if target.takes_noise { 2 } else { 16 }) == 0 {
+        return (0..dice.below(1_024)).map(|_| dice.byte()).collect();
     }
     let mut bytes = target.seeds[dice.below(target.seeds.len())].as_bytes().to_vec();
-    for _ in 0..=dice.below(4) {
-        mutate(&mut bytes, target, dice);
+    for _ in 0..=dice.below(3) {
+        // Mostly changes that leave something readable, for what is refused at once proves little.
+        if dice.below(3) == 0 { mutate_bytes(&mut bytes, target, dice) } else { mutate_text(&mut bytes, target, dice) }
     }
     bytes.truncate(INPUT_BYTES_MAX);
     bytes
 }
 
-fn mutate(bytes: &mut Vec<u8>, target: &Target, dice: &mut Dice) {
+/// Changes whole words, members and lines.
+fn mutate_text(bytes: &mut Vec<u8>, target: &Target, dice: &mut Dice) {
+    let word = target.words[dice.below(target.words.len())].as_bytes();
+    match dice.below(4) {
+        // A member more, where members begin.
+        0 => {
+            if let Some(at) = any_place(bytes, dice, |byte| matches!(byte, b'{' | b',')) {
+                drop(bytes.splice(at..at, [word, b","].concat()));
+            }
+        }
+        // Another word or number in the place of one.
+        1 => {
+            let in_word = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
+            let Some(at) = any_place(bytes, dice, |byte| !in_word(&byte)) else { return };
+            let length = bytes[at..].iter().take_while(|byte| in_word(byte)).count();
+            let number = dice.next() >> dice.below(64);
+            let new = if dice.below(2) == 0 { word.to_vec() } else { number.to_string().into_bytes() };
+            drop(bytes.splice(at..at + length, new));
+        }
+        // A line more, or the same one again, or one less.
+        2 => {
+            let at = any_place(bytes, dice, |byte| byte == b'\n').unwrap_or(0);
+            let length = bytes[at..].iter().position(|byte| *byte == b'\n').map_or(bytes.len() - at, |end| end + 1);
+            match dice.below(3) {
+                0 => drop(bytes.splice(at..at, word.iter().copied())),
+                1 => {
+                    let line = bytes[at..at + length].to_vec();
+                    let to = any_place(bytes, dice, |byte| byte == b'\n').unwrap_or(0);
+                    drop(bytes.splice(to..to, line));
+                }
+                _ => drop(bytes.drain(at..at + length)),
+            }
+        }
+        // White space, which must not matter.
+        _ => {
+            if let Some(at) = any_place(bytes, dice, |byte| matches!(byte, b',' | b':' | b'=' | b'[')) {
+                bytes.insert(at, b" \t"[dice.below(2)]);
+            }
+        }
+    }
+}
+
+/// The place after one of the bytes that `wanted` names.
+fn any_place(bytes: &[u8], dice: &mut Dice, wanted: impl Fn(u8) -> bool) -> Option<usize> {
+    let places: Vec<_> = bytes.iter().enumerate().filter(|(_, byte)| wanted(**byte)).map(|(at, _)| at + 1).collect();
+    places.get(dice.below(places.len())).copied()
+}
+
+fn mutate_bytes(bytes: &mut Vec<u8>, target: &Target, dice: &mut Dice) {
     let at = dice.below(bytes.len() + 1);
     let until = at + dice.below((bytes.len() - at).min(40) + 1);
     match dice.below(8) {

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use tollgate_types::{Refusal, Timestamp};
 
-const MINUTE_MICROS: i64 = 60_000_000;
+/// In nanoseconds, so that even the largest limit leaves some space between two requests.
+const MINUTE_NANOS: i64 = 60_000_000_000;
 /// Told to who exceeds the number of parallel requests: nobody knows when one of them ends.
 const PARALLEL_RETRY: Duration = Duration::from_secs(1);
 
@@ -18,7 +19,7 @@ const PARALLEL_RETRY: Duration = Duration::from_secs(1);
 pub struct KeyLimits {
     per_minute: Option<u32>,
     parallel: Option<u32>,
-    /// Theoretical arrival time, in microseconds since 1970.
+    /// Theoretical arrival time of the next request, in nanoseconds since 1970.
     arrival: AtomicI64,
     in_flight: Arc<AtomicU32>,
 }
@@ -79,27 +80,28 @@ impl KeyLimits {
             let retry_after = Duration::from_secs(60);
             return Err(Refusal::RateLimited { what: "requests per minute", limit: 0, retry_after });
         }
-        let spacing = MINUTE_MICROS / i64::from(limit);
+        let now = now.0.saturating_mul(1000);
+        let spacing = MINUTE_NANOS / i64::from(limit);
         // A whole allowance may come at once: the last of it runs ahead of its even spacing by all the others.
         let burst = spacing * (i64::from(limit) - 1);
         let next = |arrival: i64| {
-            let arrival = arrival.max(now.0);
-            (arrival - now.0 <= burst).then(|| arrival + spacing)
+            let arrival = arrival.max(now);
+            (arrival - now <= burst).then(|| arrival + spacing)
         };
         match self.arrival.fetch_update(Ordering::AcqRel, Ordering::Acquire, next) {
             Ok(before) => {
-                let ahead = before.max(now.0) + spacing - now.0;
+                let ahead = before.max(now) + spacing - now;
                 let remaining = (burst + spacing - ahead) / spacing;
                 Ok(Allowance {
                     limit,
                     remaining: u32::try_from(remaining).unwrap_or(0),
-                    reset: Duration::from_micros(u64::try_from(ahead).unwrap_or(0)),
+                    reset: Duration::from_nanos(u64::try_from(ahead).unwrap_or(0)),
                 })
             }
             Err(arrival) => Err(Refusal::RateLimited {
                 what: "requests per minute",
                 limit: u64::from(limit),
-                retry_after: Duration::from_micros(u64::try_from(arrival - now.0 - burst).unwrap_or(0))
+                retry_after: Duration::from_nanos(u64::try_from(arrival - now - burst).unwrap_or(0))
                     .max(Duration::from_millis(1)),
             }),
         }
@@ -161,6 +163,13 @@ mod tests {
     fn a_limit_of_zero_lets_nothing_through() {
         assert!(KeyLimits::new(Some(0), None).enter(at(0)).is_err());
         assert!(KeyLimits::new(None, Some(0)).enter(at(0)).is_err());
+    }
+
+    #[test]
+    fn even_the_largest_limit_is_one() {
+        let limits = KeyLimits::new(Some(u32::MAX), None);
+        let (_, state) = limits.enter(at(0)).expect("within the allowance");
+        assert_eq!(state.requests.expect("there is a limit").remaining, u32::MAX - 1);
     }
 
     #[test]

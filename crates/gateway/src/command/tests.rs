@@ -5,6 +5,8 @@ use tollgate_client::ClientError;
 
 use super::*;
 
+mod live;
+
 fn parse(line: &str) -> Result<Cli, clap::Error> {
     Cli::try_parse_from(line.split_whitespace())
 }

@@ -24,7 +24,8 @@ pub fn respond(refusal: &Refusal) -> Response<Bytes> {
         Retry::Unsaid => {}
         Retry::Never => drop(headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"))),
         Retry::After(wait) => {
-            let millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+            // Rounded up: who comes exactly when told must not come too early.
+            let millis = u64::try_from(wait.as_micros().div_ceil(1000)).unwrap_or(u64::MAX);
             headers.insert(RETRY_AFTER, HeaderValue::from(millis.div_ceil(1000)));
             headers.insert(RETRY_AFTER_MS, HeaderValue::from(millis));
             headers.insert(SHOULD_RETRY, HeaderValue::from_static("true"));

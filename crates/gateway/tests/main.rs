@@ -1,0 +1,14 @@
+//! The gateway from outside, over its sockets: what callers, operators and providers see of it, and whether the books
+//! agree with the truth of an upstream that counts for itself.
+//!
+//! [`world`] runs the gateway inside the test, [`program`] the real binary as a process of its own.
+
+#![expect(clippy::disallowed_methods, reason = "tests make the files they hand over, and fill a disk on purpose")]
+
+mod money;
+mod process;
+mod program;
+mod refusals;
+mod scripted;
+mod wire;
+mod world;

@@ -1,0 +1,125 @@
+//! A provider that says exactly what it was told to and remembers exactly what it was sent: for what must pass byte for
+//! byte, which the simulator, having a mind of its own, cannot show.
+
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use tokio::net::TcpListener;
+
+/// What came.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    pub path: String,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+/// What goes back, in these pieces.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    pub status: u16,
+    pub content_type: &'static str,
+    pub pieces: Vec<Bytes>,
+}
+
+pub struct Scripted {
+    pub base_url: String,
+    seen: Arc<Mutex<Vec<Seen>>>,
+}
+
+// === impl Reply ===
+
+impl Reply {
+    pub fn json(text: &str) -> Self {
+        Self { status: 200, content_type: "application/json", pieces: vec![Bytes::copy_from_slice(text.as_bytes())] }
+    }
+
+    /// A stream, cut into pieces of so many bytes.
+    pub fn stream(text: &str, piece_bytes: usize) -> Self {
+        let pieces = text.as_bytes().chunks(piece_bytes).map(Bytes::copy_from_slice).collect();
+        Self { status: 200, content_type: "text/event-stream", pieces }
+    }
+}
+
+// === impl Scripted ===
+
+impl Scripted {
+    /// Answers everything with `reply`.
+    pub async fn start(reply: Reply) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let base_url = format!("http://{}/v1", listener.local_addr().expect("an address"));
+        let seen: Arc<Mutex<Vec<Seen>>> = Arc::default();
+        let (reply, heard) = (Arc::new(reply), Arc::clone(&seen));
+        tokio::spawn(async move {
+            while let Ok((socket, _)) = listener.accept().await {
+                let (reply, heard) = (Arc::clone(&reply), Arc::clone(&heard));
+                let service = service_fn(move |request| respond(Arc::clone(&reply), Arc::clone(&heard), request));
+                tokio::spawn(async move {
+                    auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(socket), service).await
+                });
+            }
+        });
+        Self { base_url, seen }
+    }
+
+    /// A configuration's sections: this provider, priced as the simulator is, under two presets, and routes to it.
+    pub fn sections(&self) -> String {
+        let url = &self.base_url;
+        format!(
+            r#"
+            [providers.scripted]
+            base_url = "{url}"
+            api_key = "env:SIM_KEY"
+            priced_as = "simulator"
+            [providers.modern]
+            preset = "openai"
+            base_url = "{url}"
+            api_key = "env:SIM_KEY"
+            priced_as = "simulator"
+            [routes."gpt-4.1"]
+            provider = "scripted"
+            max_tokens_default = 321
+            [routes."gpt-4.1-mini"]
+            provider = "modern"
+            max_tokens_default = 321
+            [routes.alias]
+            provider = "scripted"
+            model = "gpt-4.1"
+            [routes."text-embedding-3-large"]
+            provider = "scripted"
+            "#
+        )
+    }
+
+    /// The last that came.
+    pub fn last(&self) -> Seen {
+        self.seen.lock().expect("no panic").last().cloned().expect("something came")
+    }
+
+    pub fn count(&self) -> usize {
+        self.seen.lock().expect("no panic").len()
+    }
+}
+
+type ReplyBody = StreamBody<futures_util::stream::Iter<std::vec::IntoIter<Result<Frame<Bytes>, Infallible>>>>;
+
+async fn respond(
+    reply: Arc<Reply>,
+    heard: Arc<Mutex<Vec<Seen>>>,
+    request: Request<Incoming>,
+) -> Result<Response<ReplyBody>, hyper::Error> {
+    let (head, body) = request.into_parts();
+    let body = body.collect().await?.to_bytes();
+    let seen = Seen { path: head.uri.path().to_owned(), headers: head.headers, body };
+    heard.lock().expect("no panic").push(seen);
+    let frames: Vec<_> = reply.pieces.iter().cloned().map(|piece| Ok(Frame::data(piece))).collect();
+    let response = Response::builder().status(reply.status).header("content-type", reply.content_type);
+    Ok(response.body(StreamBody::new(futures_util::stream::iter(frames))).expect("a reply"))
+}

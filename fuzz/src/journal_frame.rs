@@ -131,8 +131,12 @@ fn damaged(journal: &[u8], records: &[Record], decisions: &mut Decisions<'_>) {
     let mut changed = journal.to_vec();
     changed[at] ^= 1 << decisions.below(8);
     let mut without = journal.to_vec();
-    let first = frame::decode(journal, 1, &Chain::default()).expect("it is whole").bytes();
-    without.drain(..first);
+    let whole = frame::decode(journal, 1, &Chain::default()).expect("it is whole");
+    without.drain(..whole.bytes());
+    let mut forged = Vec::new();
+    frame::encode(whole.kind, whole.first, whole.count, whole.payload, &[1; 32], &mut forged);
+    let refused = frame::decode(&forged, 1, &Chain::default());
+    assert!(matches!(refused, Err(FrameError::OutOfPlace(_))), "a frame of another history: {refused:?}");
     for (what, damaged) in [("a bit", &changed[..]), ("a cut", &journal[..at]), ("a lost frame", &without[..])] {
         let (read, damage) = read(damaged);
         assert!(records.starts_with(&read), "{what} at {at}: other records than were written");

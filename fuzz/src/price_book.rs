@@ -31,6 +31,13 @@ pub const TARGET: Target = Target {
             "[[price]]\nprovider = \"p\"\nmodel = \"embed\"\neffective_from = \"2026-11-01T00:00:00Z\"\n",
             "input_usd_per_million = \"0\"\nconfirmed = true\n",
         ),
+        // Dearer below its threshold than above it.
+        concat!(
+            "version = \"discount\"\nsource = \"a page\"\nchecked_at = \"2026-11-23\"\n",
+            "[[price]]\nprovider = \"p\"\nmodel = \"m\"\neffective_from = \"2026-11-01T00:00:00Z\"\nconfirmed = true\n",
+            "input_usd_per_million = \"20\"\noutput_usd_per_million = \"40\"\n",
+            "[[price.tier]]\nabove_input_tokens = 1000\ninput_usd_per_million = \"1\"\noutput_usd_per_million = \"2\"\n",
+        ),
     ],
     words: &[
         "[[price]]\n",

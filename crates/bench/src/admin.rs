@@ -183,6 +183,10 @@ impl Budget {
         self.used() as f64 / (self.cap_picousd.0.max(1)) as f64
     }
 
+    pub fn held_ratio(&self) -> f64 {
+        self.pending_picousd.0 as f64 / (self.cap_picousd.0.max(1)) as f64
+    }
+
     pub fn is_tenant_wide(&self) -> bool {
         self.project.is_none() && self.key.is_none()
     }

@@ -250,6 +250,7 @@ impl StormArguments {
             cap_milli_usd: self.cap_milli_usd.unwrap_or_else(|| pick(100, 1000)),
             refusals_in_row: pick(20, 100),
             speed: self.speed.clone().unwrap_or_else(|| if short { "3" } else { "realistic" }.to_owned()),
+            patience: if short { storm::SHORT_PATIENCE } else { storm::PATIENCE },
             kill_after_ms: if short { 100..=500 } else { 200..=2_000 },
             lies: self.lies,
             within: Duration::from_secs(60 * self.minutes_max),

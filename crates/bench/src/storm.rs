@@ -36,12 +36,18 @@ use report::{Findings, SpentCap};
 use truth::{Comparison, TrueCost};
 use watch::Watch;
 
-/// How slow a provider may be before the gateway gives up, so that a silent one does not make the run long.
-const PATIENCE: Patience = Patience { first_byte_ms: 5_000, idle_ms: 2_000, total_ms: 30_000 };
+/// How slow the provider may be, at a realistic speed, before the gateway gives up: not long, since some are silent.
+pub const PATIENCE: Patience = Patience { first_byte_ms: 6_000, idle_ms: 1_500, total_ms: 30_000 };
+/// The same for a fast provider.
+pub const SHORT_PATIENCE: Patience = Patience { first_byte_ms: 1_500, idle_ms: 700, total_ms: 10_000 };
 const TICK: Duration = Duration::from_millis(5);
 const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 /// After the last caller has gone, what is held must be settled within its deadline and the recovery window.
 const SETTLED_WITHIN: Duration = Duration::from_secs(120);
+/// A kill waits until this share of the cap is held.
+const HELD_AT_KILL_MIN: f64 = 0.01;
+/// When less than one in so many callers was admitted, the cap is nearly used up.
+const FEW: u64 = 4;
 /// With thousands of callers, some request is admitted or refused all the time.
 const DECISION_WITHIN: Duration = Duration::from_secs(45);
 /// The view of the journal must have caught up.
@@ -63,6 +69,7 @@ pub struct Options {
     pub refusals_in_row: u64,
     /// The simulator's.
     pub speed: String,
+    pub patience: Patience,
     /// Load time between two kills, drawn from this range.
     pub kill_after_ms: std::ops::RangeInclusive<u64>,
     /// The provider lies about usage too. Then only the caps are promised.
@@ -101,7 +108,7 @@ struct Storm<'a> {
 
 /// Prints the tables and the last line; false when a promise was broken.
 pub async fn run(options: &Options) -> Result<bool> {
-    let stage = Stage::set(&options.dir, &options.tollgate, PATIENCE, 0)?;
+    let stage = Stage::set(&options.dir, &options.tollgate, options.patience, 0)?;
     write_file(&stage.file("scenario.json"), &scenario(options.lies).to_string())?;
     let outcome = async { Storm::begin(options, &stage).await?.run().await }.await;
     let broken = outcome.as_ref().map_or(true, |found| !found.broken_promises().is_empty());
@@ -129,7 +136,7 @@ fn scenario(lies: bool) -> Value {
             "no-usage": 0.02, "double-usage": 0.01,
         },
         "cached_share": 0.25,
-        "slow_first_token_ms": 1500,
+        "slow_first_token_ms": 1000,
         "silence_ms_max": 10_000,
         "reset_bills_prompt": true,
     });
@@ -215,22 +222,29 @@ impl<'a> Storm<'a> {
     /// Lets the callers loose until all is refused, lets what is held settle, and again, until nothing is admitted.
     /// Gives how many holds did not settle in time.
     async fn use_up(&mut self, cap: &Cap, may_kill: bool) -> Result<u64> {
+        let crowd = self.options.concurrency;
+        let mut callers = crowd;
         loop {
             let (admitted, kills) = (self.board.admitted(), self.kills);
-            self.surge(cap, may_kill).await?;
+            self.surge(cap, callers, may_kill && callers == crowd).await?;
             let pending = self.wait_until_settled().await?;
-            if pending > 0 || (self.board.admitted() == admitted && self.kills == kills) {
+            let admitted = self.board.admitted() - admitted;
+            if pending > 0 || (admitted == 0 && self.kills == kills) {
                 return Ok(pending);
+            }
+            // The last cents are spent a few requests at a time: no need for the whole crowd to fetch its refusals.
+            if admitted < crowd as u64 / FEW {
+                callers = (crowd / 10).max(1);
             }
         }
     }
 
-    /// All callers at once, until each kind of request is refused again and again; meanwhile kills, if any are due.
-    async fn surge(&mut self, cap: &Cap, may_kill: bool) -> Result<()> {
+    /// So many callers at once, until each kind of request is refused again and again; meanwhile kills, if any are due.
+    async fn surge(&mut self, cap: &Cap, crowd: usize, may_kill: bool) -> Result<()> {
         self.board.begin();
         self.last_decision.1 = clock::now();
         let mut callers = JoinSet::new();
-        for number in 0..self.options.concurrency {
+        for number in 0..crowd {
             let authorization = cap.authorizations[number % cap.authorizations.len()].clone();
             let caller =
                 Caller::new(self.stage.gateway.clone(), authorization, self.rng.random(), Arc::clone(&self.board));
@@ -241,7 +255,7 @@ impl<'a> Storm<'a> {
             tokio::time::sleep(TICK).await;
             self.check_alive(cap)?;
             self.kill_in = self.kill_in.saturating_sub(clock::since(before));
-            if may_kill && self.kills < self.options.kills && self.kill_in.is_zero() {
+            if may_kill && self.kills < self.options.kills && self.kill_in.is_zero() && self.is_under_load(crowd) {
                 self.crash().await?;
                 self.kill_in = self.draw_kill();
             }
@@ -251,6 +265,11 @@ impl<'a> Storm<'a> {
             ended.context("a caller panicked")?;
         }
         Ok(())
+    }
+
+    /// Nearly all callers are waiting for an answer, and some of the cap is held for them: a crash now can do damage.
+    fn is_under_load(&self, crowd: usize) -> bool {
+        self.board.in_flight() * 10 >= crowd as u64 * 9 && self.watch.worst().held_ratio_last >= HELD_AT_KILL_MIN
     }
 
     fn draw_kill(&mut self) -> Duration {

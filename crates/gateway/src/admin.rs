@@ -13,7 +13,7 @@ mod plans;
 mod prices;
 mod projects;
 mod providers;
-mod receipts;
+pub mod receipts;
 mod refused;
 mod routes;
 mod tenants;

@@ -196,7 +196,7 @@ async fn provider_refused(under_way: Underway, permit: AppPermit, answer: Answer
     permit.void(Outcome::ProviderRefused);
     under_way.finished(Outcome::ProviderRefused, None, None);
     let (status, retry_after) = (answer.status, retry_after(&answer.headers));
-    let reading = tokio::time::timeout(ERROR_PATIENCE, read_up_to(answer.body, ERROR_BYTES_MAX));
+    let reading = tokio::time::timeout(ERROR_PATIENCE, read_up_to(answer.body, ERROR_BYTES_MAX, ERROR_PATIENCE));
     let text = reading.await.ok().and_then(Result::ok).unwrap_or_default();
     tracing::warn!(id = %under_way.id, provider = %under_way.route.provider.name, status = status.as_u16(), "the provider refused");
     match status {
@@ -239,17 +239,19 @@ fn message_of(body: &[u8]) -> Option<String> {
 
 async fn read_whole(app: &App, under_way: &Underway, answer: Answer) -> Result<Bytes, ProviderFaultKind> {
     let timeouts = under_way.route.provider.timeouts;
-    let reading = read_up_to(answer.body, app.server.answer_bytes_max);
+    let reading = read_up_to(answer.body, app.server.answer_bytes_max, timeouts.idle);
     match tokio::time::timeout(timeouts.total, reading).await {
         Ok(read) => read,
         Err(_) => Err(ProviderFaultKind::Timeout("end its answer")),
     }
 }
 
-async fn read_up_to(mut body: Incoming, bytes_max: usize) -> Result<Bytes, ProviderFaultKind> {
+async fn read_up_to(mut body: Incoming, bytes_max: usize, idle: Duration) -> Result<Bytes, ProviderFaultKind> {
     let mut first: Option<Bytes> = None;
     let mut more = BytesMut::new();
-    while let Some(frame) = body.frame().await {
+    loop {
+        let paused = |_| ProviderFaultKind::Timeout("go on with its answer");
+        let Some(frame) = tokio::time::timeout(idle, body.frame()).await.map_err(paused)? else { break };
         let frame = frame.map_err(|_| ProviderFaultKind::BrokenAnswer)?;
         let Ok(data) = frame.into_data() else { continue };
         match &first {

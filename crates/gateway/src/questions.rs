@@ -1,5 +1,6 @@
 //! What a caller may ask without spending: the models there are, and the receipt of a request of its own.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use tollgate_admission::Principal;
 use tollgate_store::view::UsageEvent;
 use tollgate_types::{Refusal, RequestId};
 
+use crate::admin::receipts;
 use crate::app::App;
 use crate::http::body::Body;
 use crate::http::{headers, routes};
@@ -35,8 +37,24 @@ pub fn models(app: &App, tenant: Option<&str>, headers: &HeaderMap) -> Result<Re
 /// `GET /v1/models/{model}`
 pub fn model(app: &App, tenant: Option<&str>, headers: &HeaderMap, name: &str) -> Result<Response<Body>, Refusal> {
     may_list(&*authenticate(app, tenant, headers)?)?;
-    let route = app.route(name)?;
+    let route = app.route(&decoded(name))?;
     Ok(routes::json(model_object(&route.target).to_string().into()))
+}
+
+/// A name out of an address: SDKs write `vendor/model` as `vendor%2Fmodel`. What is not an escape stays as it is.
+fn decoded(name: &str) -> Cow<'_, str> {
+    if !name.contains('%') {
+        return name.into();
+    }
+    let digit = |at: usize| char::from(*name.as_bytes().get(at)?).to_digit(16);
+    let mut bytes = Vec::with_capacity(name.len());
+    let mut at = 0;
+    while let Some(&byte) = name.as_bytes().get(at) {
+        let escaped = (byte == b'%').then(|| u8::try_from(digit(at + 1)? * 16 + digit(at + 2)?).ok()).flatten();
+        bytes.push(escaped.unwrap_or(byte));
+        at += if escaped.is_some() { 3 } else { 1 };
+    }
+    String::from_utf8_lossy(&bytes).into_owned().into()
 }
 
 fn model_object(target: &tollgate_admission::Target) -> Value {
@@ -54,7 +72,8 @@ pub async fn receipt(
     let id: RequestId = id.parse().map_err(|_| Refusal::NotFound)?;
     let event = event(app, id).await?.filter(|event| event.reserved.tenant == principal.tenant);
     let event = event.ok_or(Refusal::NotFound)?;
-    Ok(routes::json(receipt_object(&event).to_string().into()))
+    let receipt = serde_json::to_vec(&receipts::receipt(&event)).expect("a receipt is plain data");
+    Ok(routes::json(receipt.into()))
 }
 
 /// The usage event of a request, once the view has caught up with what is durable now.
@@ -72,38 +91,4 @@ pub async fn event(app: &Arc<App>, id: RequestId) -> Result<Option<UsageEvent>, 
         }
         Err(_) => Err(Refusal::LedgerUnavailable),
     }
-}
-
-fn receipt_object(event: &UsageEvent) -> Value {
-    let reserved = &event.reserved;
-    let mut receipt = json!({
-        "object": "receipt",
-        "request_id": reserved.id.to_string(),
-        "tenant": reserved.tenant.as_str(),
-        "project": reserved.project.as_str(),
-        "key": reserved.key.as_str(),
-        "route": &*reserved.route,
-        "model": &*reserved.model,
-        "provider": &*reserved.provider,
-        "stream": reserved.stream,
-        "state": event.state.name(),
-        "price_version": &*reserved.price_version,
-        "reserved_at": reserved.at.to_string(),
-        "hold_cost_usd": reserved.hold.cost.to_string(),
-        "hold_charge_usd": reserved.hold.charge.to_string(),
-    });
-    if let Some(end) = &event.end {
-        receipt["ended_at"] = end.ended_at.to_string().into();
-        receipt["outcome"] = end.outcome.name().into();
-        receipt["confidence"] = end.confidence.map(|confidence| confidence.name()).into();
-        receipt["cost_usd"] = end.amounts.cost.to_string().into();
-        receipt["charge_usd"] = end.amounts.charge.to_string().into();
-        receipt["usage"] = json!({
-            "input_tokens": end.usage.input_tokens,
-            "cached_input_tokens": end.usage.cached_input_tokens,
-            "output_tokens": end.usage.output_tokens,
-            "reasoning_tokens": end.usage.reasoning_tokens,
-        });
-    }
-    receipt
 }

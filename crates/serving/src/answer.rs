@@ -53,8 +53,7 @@ pub fn read_usage(raw: &RawValue) -> Option<Usage> {
         output_tokens: wire.completion_tokens.unwrap_or(0).max(beyond_input),
         reasoning_tokens: wire.completion_tokens_details.and_then(|details| details.reasoning_tokens).unwrap_or(0),
     };
-    let consistent =
-        usage.cached_input_tokens <= usage.input_tokens && usage.reasoning_tokens <= usage.output_tokens;
+    let consistent = usage.cached_input_tokens <= usage.input_tokens && usage.reasoning_tokens <= usage.output_tokens;
     consistent.then_some(usage)
 }
 

@@ -132,7 +132,8 @@ impl Scanner {
         if !self.hide_usage {
             return Verdict::Keep;
         }
-        let only_usage = top.get("choices").is_some_and(|choices| choices.get().replace(char::is_whitespace, "") == "[]");
+        let only_usage =
+            top.get("choices").is_some_and(|choices| choices.get().replace(char::is_whitespace, "") == "[]");
         if only_usage && raw.get() != "null" {
             self.skip_blank = true;
             self.chunks -= 1;
@@ -212,7 +213,10 @@ mod tests {
         let check = |bad: &str, broken: Broken| {
             let stream = format!("data: {{\"choices\":[]}}\n\n{bad}\n\ndata: {{\"choices\":[]}}\n\ndata: [DONE]\n\n");
             let (out, scanner) = run(&stream, true, &[]);
-            assert_eq!((out.as_str(), scanner.broken, scanner.done), ("data: {\"choices\":[]}\n\n", Some(broken), false));
+            assert_eq!(
+                (out.as_str(), scanner.broken, scanner.done),
+                ("data: {\"choices\":[]}\n\n", Some(broken), false)
+            );
         };
         check("data: {\"choices\":[{\"delta\"", Broken::Malformed);
         check("data: {\"usage\":nul}", Broken::Malformed);

@@ -13,7 +13,7 @@
 //! keys                    the vault
 //! journal/0000000001.journal ... , spare
 //! snapshots/00000000000000000042.snapshot
-//! prices/<sha256>.toml    price books that were pushed
+//! prices/<when>-<sha256>.toml   price books that were pushed
 //! view.sqlite
 //! ```
 

@@ -93,9 +93,8 @@ impl Projector {
         let mut state = self.shared.lock();
         state.wanted = state.wanted.max(sequence);
         self.shared.changed.notify_all();
-        let waited = self.shared.changed.wait_timeout_while(state, patience, |state| {
-            state.position < sequence && !state.stop
-        });
+        let waited =
+            self.shared.changed.wait_timeout_while(state, patience, |state| state.position < sequence && !state.stop);
         let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         state.position >= sequence
     }

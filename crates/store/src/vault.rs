@@ -314,12 +314,7 @@ fn aead(key: &[u8; KEY_BYTES]) -> LessSafeKey {
 }
 
 /// AES-256-GCM with a random nonce in front; `context` is authenticated, each part with its length.
-fn seal_with(
-    key: &LessSafeKey,
-    random: &SystemRandom,
-    context: &[&str],
-    plain: &[u8],
-) -> Result<Vec<u8>, VaultError> {
+fn seal_with(key: &LessSafeKey, random: &SystemRandom, context: &[&str], plain: &[u8]) -> Result<Vec<u8>, VaultError> {
     let mut nonce = [0; NONCE_LEN];
     random.fill(&mut nonce).map_err(|_| VaultError::NoRandomness)?;
     let mut sealed = plain.to_vec();

@@ -11,7 +11,7 @@ use crate::journal::frame::FrameError;
 use crate::journal::segment::{self, SegmentError};
 use crate::snapshot::{self, State};
 use crate::store::Layout;
-use crate::view::{View, ViewError, ViewTotals};
+use crate::view::{ViewError, ViewTotals};
 
 /// What was found.
 #[derive(Clone, Debug)]
@@ -49,8 +49,10 @@ pub fn verify(dir: &Path, mut progress: impl FnMut(u64, usize)) -> Result<Report
         Ok(segments) if !segments.is_empty() => segments,
         _ => return Err(VerifyError::NoJournal(dir.display().to_string())),
     };
-    let snapshots: Vec<State> = snapshot::list(&layout.snapshots).iter().filter_map(|p| snapshot::read(p).ok()).collect();
-    let mut reading = Reading { state: State::default(), view, snapshots: &snapshots, disagreements: Vec::new(), drift: 0 };
+    let snapshots: Vec<State> =
+        snapshot::list(&layout.snapshots).iter().filter_map(|p| snapshot::read(p).ok()).collect();
+    let mut reading =
+        Reading { state: State::default(), view, snapshots: &snapshots, disagreements: Vec::new(), drift: 0 };
     let mut torn = false;
     for index in &segments {
         progress(*index, segments.len());
@@ -151,22 +153,4 @@ impl Reading<'_> {
             self.disagreements.push("a snapshot holds records that the journal does not have".to_owned());
         }
     }
-}
-
-/// Makes the view again from the journal alone. For `tollgate ledger rebuild`, and to show that it can be done.
-pub fn rebuild_view(dir: &Path) -> Result<Sequence, VerifyError> {
-    let layout = Layout::of(dir);
-    let mut view = View::create_anew(&layout.view)?;
-    let segments = segment::list(&layout.journal)?;
-    for index in &segments {
-        let mut trouble = None;
-        segment::read(&layout.journal, *index, Some(index) == segments.last(), |frame| {
-            trouble = trouble.take().or(view.apply(&frame.records()?).err());
-            Ok(())
-        })?;
-        if let Some(trouble) = trouble {
-            return Err(trouble.into());
-        }
-    }
-    Ok(view.position())
 }

@@ -1,5 +1,7 @@
 //! The store as a whole: what survives a restart, a crash, a full disk and a damaged file.
 
+#![expect(clippy::disallowed_methods, reason = "these tests do to a store's files what crashes and disks do")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,7 +11,7 @@ use tollgate_ledger::{Amounts, Books, CapSet, Draft, Reservation, Settlement};
 use tollgate_store::journal::{JournalWriter, Options, segment};
 use tollgate_store::store::Layout;
 use tollgate_store::vault::{MasterKey, VaultError};
-use tollgate_store::verify::{rebuild_view, verify};
+use tollgate_store::verify::verify;
 use tollgate_store::view::Reader;
 use tollgate_store::{Store, StoreError, StoreOptions, snapshot};
 use tollgate_types::directory::{ApiKey, Change, KeyScopes, Plan, Project, Tenant};
@@ -33,12 +35,8 @@ fn open(dir: &Path) -> Store {
 
 /// A tenant `a` with project `p`, key `k` and a lifetime cap of `cap` picodollars.
 fn populate(store: &Store, cap: i128) {
-    let tenant = Tenant {
-        id: "a".parse().expect("a slug"),
-        plan: Plan::standard().id,
-        created_at: Timestamp(0),
-        label: None,
-    };
+    let tenant =
+        Tenant { id: "a".parse().expect("a slug"), plan: Plan::standard().id, created_at: Timestamp(0), label: None };
     store.vault.create(&tenant.id).expect("a data key");
     let project =
         Project { tenant: tenant.id.clone(), id: "p".parse().expect("a slug"), created_at: Timestamp(0), label: None };
@@ -64,8 +62,7 @@ fn populate(store: &Store, cap: i128) {
     ] {
         store.books.change(change).expect("a change that makes sense");
     }
-    let cap =
-        CapSet { scope, window: Window::Lifetime, basis: Basis::Cost, cap: Some(PicoSum(cap)), at: Timestamp(0) };
+    let cap = CapSet { scope, window: Window::Lifetime, basis: Basis::Cost, cap: Some(PicoSum(cap)), at: Timestamp(0) };
     store.books.set_cap(cap).expect("a cap");
 }
 
@@ -336,7 +333,7 @@ fn the_view_can_be_thrown_away_and_made_again() {
     fs::write(&view, b"not a database").expect("spoiled");
     open(dir.path()).close();
     assert_eq!(totals(), before, "made again at the next start");
-    rebuild_view(dir.path()).expect("made again by hand");
+    Store::rebuild_view(dir.path()).expect("made again by hand");
     assert_eq!(totals(), before);
 }
 
@@ -348,7 +345,8 @@ fn a_view_that_disagrees_is_found_out() {
     work(&store, 1, 50);
     store.close();
     let view = rusqlite::Connection::open(Layout::of(dir.path()).view).expect("the view");
-    let changed = view.execute("UPDATE usage_events SET cost = cost + 1 WHERE id = (SELECT min(id) FROM usage_events)", []);
+    let changed =
+        view.execute("UPDATE usage_events SET cost = cost + 1 WHERE id = (SELECT min(id) FROM usage_events)", []);
     assert_eq!(changed.expect("one row"), 1);
     drop(view);
     let report = verify(dir.path(), |_, _| ()).expect("readable");

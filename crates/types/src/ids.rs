@@ -11,7 +11,9 @@ pub const SLUG_BYTES_MAX: usize = 63;
 
 /// Why a text is not an id.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{kind} id {given:?} must be 1 to 63 characters of a-z, 0-9, '-', '_' or '.', beginning with a letter or digit")]
+#[error(
+    "{kind} id {given:?} must be 1 to 63 characters of a-z, 0-9, '-', '_' or '.', beginning with a letter or digit"
+)]
 pub struct InvalidId {
     pub kind: &'static str,
     pub given: String,
@@ -147,7 +149,9 @@ mod tests {
         let id = RequestId::new(crate::Timestamp(1_700_000_000_000_000), u128::MAX);
         assert_eq!(id.to_string().parse(), Ok(id));
         assert!(RequestId::new(crate::Timestamp(1_700_000_000_001_000), 0) > id);
-        for bad in ["", "req_", "req_xyz", "REQ_0123456789abcdef0123456789abcdef", "req_+123456789abcdef0123456789abcdef"] {
+        for bad in
+            ["", "req_", "req_xyz", "REQ_0123456789abcdef0123456789abcdef", "req_+123456789abcdef0123456789abcdef"]
+        {
             assert!(bad.parse::<RequestId>().is_err(), "{bad}");
         }
     }

@@ -94,8 +94,7 @@ impl fmt::Display for PicoSum {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sign = if self.0 < 0 { "-" } else { "" };
         let magnitude = self.0.unsigned_abs();
-        let (dollars, fraction) =
-            (magnitude / u128::from(PICO_PER_USD), magnitude % u128::from(PICO_PER_USD));
+        let (dollars, fraction) = (magnitude / u128::from(PICO_PER_USD), magnitude % u128::from(PICO_PER_USD));
         let digits = format!("{fraction:012}");
         let shown = digits.trim_end_matches('0').len().max(2);
         write!(f, "{sign}{dollars}.{}", &digits[..shown])
@@ -123,9 +122,7 @@ fn parse_decimal(text: &str, places: u32) -> Result<u128, MoneyError> {
     }
     let number = |s: &str| if s.is_empty() { Ok(0) } else { s.parse::<u128>().map_err(|_| MoneyError::TooLarge) };
     let scaled = |n: u128, by: u32| 10u128.checked_pow(by).and_then(|p| n.checked_mul(p)).ok_or(MoneyError::TooLarge);
-    scaled(number(whole)?, places)?
-        .checked_add(scaled(number(fraction)?, places - digits)?)
-        .ok_or(MoneyError::TooLarge)
+    scaled(number(whole)?, places)?.checked_add(scaled(number(fraction)?, places - digits)?).ok_or(MoneyError::TooLarge)
 }
 
 #[cfg(test)]

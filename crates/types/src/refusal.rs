@@ -103,7 +103,10 @@ impl Refusal {
 impl std::fmt::Display for BudgetExceeded {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { scope, window, basis, left, needed, resets_at } = self;
-        write!(f, "the {scope}'s {window} budget ({basis}) has {left} USD left and this request may need {needed} USD; ")?;
+        write!(
+            f,
+            "the {scope}'s {window} budget ({basis}) has {left} USD left and this request may need {needed} USD; "
+        )?;
         match resets_at {
             Some(at) => write!(f, "it resets at {at}"),
             None => write!(f, "it does not reset by itself"),

@@ -123,9 +123,10 @@ impl fmt::Display for Window {
 impl FromStr for Window {
     type Err = UnknownName;
     fn from_str(text: &str) -> Result<Self, UnknownName> {
-        [Self::Request, Self::Day, Self::Month, Self::Lifetime].into_iter().find(|w| w.name() == text).ok_or_else(
-            || UnknownName { what: "window", given: text.into(), known: "request, day, month, lifetime" },
-        )
+        [Self::Request, Self::Day, Self::Month, Self::Lifetime]
+            .into_iter()
+            .find(|w| w.name() == text)
+            .ok_or_else(|| UnknownName { what: "window", given: text.into(), known: "request, day, month, lifetime" })
     }
 }
 

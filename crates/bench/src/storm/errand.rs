@@ -31,7 +31,7 @@ pub struct Errand {
 }
 
 /// Cheap requests have few tokens, so that the smallest hold is far below half a percent of the cap.
-const TOKENS_MAX: std::ops::RangeInclusive<u32> = 8..=256;
+const TOKENS_MAX: std::ops::RangeInclusive<u32> = 8..=160;
 const DEAR_TOKENS_MAX: std::ops::RangeInclusive<u32> = 8..=64;
 /// When a caller leaves: before the answer, in its middle, or after it.
 const PATIENCE_MS: std::ops::RangeInclusive<u64> = 0..=1200;

@@ -23,6 +23,8 @@ pub struct Worst {
     pub pending_picousd_max: i128,
     /// Share of the tenant's cap that is posted or of unknown outcome, at the last sample.
     pub used_ratio_last: f64,
+    /// Share of it that was held.
+    pub held_ratio_last: f64,
     pub first: Option<String>,
 }
 
@@ -66,6 +68,7 @@ impl Worst {
         for budget in budgets {
             if budget.is_tenant_wide() {
                 self.used_ratio_last = budget.used_ratio();
+                self.held_ratio_last = budget.held_ratio();
             }
             self.pending_picousd_max = self.pending_picousd_max.max(budget.pending_picousd.0);
             let overshoot = budget.overshoot();
@@ -163,6 +166,6 @@ mod tests {
         let worst = watch.worst();
         assert!(worst.samples >= 2);
         assert_eq!((worst.overshoot_picousd, worst.overdue, worst.pending_picousd_max), (2, 1, 1));
-        assert!((worst.used_ratio_last - 1.1).abs() < 1e-12);
+        assert!((worst.used_ratio_last - 1.1).abs() < 1e-12 && (worst.held_ratio_last - 0.1).abs() < 1e-12);
     }
 }

@@ -23,7 +23,8 @@ pub async fn show(State(app): State<Arc<App>>, Id(id): Id<RequestId>) -> Result<
     Ok(Json(receipt(&event)))
 }
 
-fn receipt(event: &view::UsageEvent) -> Receipt {
+/// The same, whoever asks.
+pub fn receipt(event: &view::UsageEvent) -> Receipt {
     let amounts = event.end.as_ref().map(|end| end.amounts).unwrap_or_default();
     Receipt { event: usage::event(event), cost_usd: amounts.cost.to_string(), charge_usd: amounts.charge.to_string() }
 }

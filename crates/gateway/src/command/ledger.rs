@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 use tollgate_ledger::account::Columns;
+use tollgate_store::Store;
 use tollgate_store::verify::{Report, verify};
 
 use super::table::{fields, or_none, usd};
@@ -22,14 +23,17 @@ pub struct LedgerArgs {
 enum Action {
     /// Read the whole store again and compare everything with everything; exit code 1 if the drift is not 0
     #[command(after_help = "Example:\n  tollgate ledger verify --dir .tollgate/data")]
-    Verify(Verify),
+    Verify(StoreFolder),
+    /// Make the view (view.sqlite) again from the journal alone; the gateway must be stopped
+    #[command(after_help = "Example:\n  tollgate ledger rebuild --dir .tollgate/data")]
+    Rebuild(StoreFolder),
     /// Ask the running gateway for the state of its ledger
     #[command(after_help = "Example:\n  tollgate ledger show --json")]
     Show(Connection),
 }
 
 #[derive(Debug, clap::Args)]
-struct Verify {
+struct StoreFolder {
     /// The store's folder
     #[arg(long, value_name = "DIR", conflicts_with = "config")]
     dir: Option<PathBuf>,
@@ -41,18 +45,29 @@ struct Verify {
 impl LedgerArgs {
     pub async fn run(self) -> Result<Answer, Failure> {
         match self.action {
-            Action::Verify(wanted) => wanted.run(),
+            Action::Verify(folder) => folder.verify(),
+            Action::Rebuild(folder) => folder.rebuild(),
             Action::Show(connection) => show(&connection).await,
         }
     }
 }
 
-impl Verify {
-    fn run(self) -> Result<Answer, Failure> {
-        let dir = match self.dir {
-            Some(dir) => dir,
-            None => Config::load(&self.config, &Environment::of_process()).map_err(unusable)?.store.dir,
-        };
+impl StoreFolder {
+    fn find(self) -> Result<PathBuf, Failure> {
+        match self.dir {
+            Some(dir) => Ok(dir),
+            None => Ok(Config::load(&self.config, &Environment::of_process()).map_err(unusable)?.store.dir),
+        }
+    }
+
+    fn rebuild(self) -> Result<Answer, Failure> {
+        let rebuilt = Store::rebuild_view(&self.find()?);
+        let records = rebuilt.map_err(|error| Failure::Failed(error.to_string()))?;
+        Ok(Answer::new(format!("the view was made again of {records} records"), &json!({ "records": records })))
+    }
+
+    fn verify(self) -> Result<Answer, Failure> {
+        let dir = self.find()?;
         let report = verify(&dir, show_progress).map_err(|error| Failure::Failed(error.to_string()));
         end_progress();
         report.map(|report| verified(&report))

@@ -77,12 +77,12 @@ pub fn list(dir: &Path) -> Result<Vec<u64>, SegmentError> {
 /// Makes a file of `bytes` zeros, really written, and durable.
 #[expect(clippy::disallowed_methods, reason = "the store is the room that writes files")]
 pub fn preallocate(path: &Path, bytes: usize) -> io::Result<File> {
-    const CHUNK: [u8; 64 * 1024] = [0; 64 * 1024];
+    let chunk = vec![0; 64 * 1024];
     let mut file = File::options().create(true).truncate(true).read(true).write(true).open(path)?;
     let mut left = bytes;
     while left > 0 {
-        let now = left.min(CHUNK.len());
-        file.write_all(&CHUNK[..now])?;
+        let now = left.min(chunk.len());
+        file.write_all(&chunk[..now])?;
         left -= now;
     }
     file.sync_all()?;
@@ -117,8 +117,7 @@ pub fn read(
     if start.index != index {
         return Err(corrupt(&path, 8, "the segment has another's name"));
     }
-    let mut end =
-        End { offset: HEADER_BYTES, next: start.first, chain: start.chain, sealed: false, torn: false };
+    let mut end = End { offset: HEADER_BYTES, next: start.first, chain: start.chain, sealed: false, torn: false };
     loop {
         let at = |reason: FrameError| corrupt(&path, end.offset, &reason.to_string());
         match frame::decode(&bytes[end.offset..], end.next, &end.chain) {

@@ -5,8 +5,10 @@
 //! and an independent, slower reading agrees.
 #![forbid(unsafe_code)]
 
+pub mod admin_body;
 pub mod chat_request;
 pub mod config;
+pub mod headers;
 pub mod ids_and_money;
 pub mod journal_frame;
 pub mod price_book;
@@ -27,7 +29,7 @@ pub struct Target {
 }
 
 /// All of them, by the names of the binaries.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 11] = [
     ids_and_money::TARGET,
     price_book::TARGET,
     chat_request::CHAT,
@@ -37,6 +39,8 @@ pub const TARGETS: [Target; 9] = [
     config::TARGET,
     journal_frame::TARGET,
     snapshot::TARGET,
+    admin_body::TARGET,
+    headers::TARGET,
 ];
 
 /// A stream of decisions read from the input: when it is used up, every decision is zero.

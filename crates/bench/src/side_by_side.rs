@@ -97,23 +97,32 @@ struct Address<'a> {
 pub async fn run(options: &Options) -> Result<()> {
     let cores = pin_if_possible()?;
     let stage = Stage::set(&options.dir, &options.tollgate, Patience::default(), 1)?;
+    let figures = match measure(options, &stage, cores).await {
+        Ok(figures) => figures,
+        Err(error) => return Err(error.context(format!("the logs are kept in {}", stage.keep().display()))),
+    };
+    line(&figures.table())?;
+    last_line(&figures.report())
+}
+
+async fn measure(options: &Options, stage: &Stage, cores: Option<(usize, usize)>) -> Result<Figures> {
     let [nginx_port] = free_ports()?;
     let proxy = nginx::launch(stage.dir(), nginx_port, &stage.provider, &stage.paced_provider)?
         .on_core(cores.map(|(proxy, _)| proxy));
 
     let generator_core = cores.map(|(_, generator)| generator);
-    let provider = start_provider(&stage, &stage.provider, "instant", generator_core).await?;
-    let _paced_provider = start_provider(&stage, &stage.paced_provider, PACE_MS, generator_core).await?;
+    let provider = start_provider(stage, &stage.provider, "instant", generator_core).await?;
+    let _paced_provider = start_provider(stage, &stage.paced_provider, PACE_MS, generator_core).await?;
     let mut nginx = proxy.spawn()?;
     let nginx_origin = Origin::local(nginx_port);
     nginx.wait_ready(&nginx_origin, "/v1/models", Duration::from_secs(10)).await?;
     let (gateway, cold_start) = stage.start_gateway(cores.map(|(proxy, _)| proxy)).await?;
-    let key = govern(&stage).await.context("setting up the tenant")?;
+    let key = govern(stage).await.context("setting up the tenant")?;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let idle = [consumption(nginx.pid())?, consumption(gateway.pid())?];
 
     let contenders = [
-        Contender::new("direct", provider.pid(), &Address::direct(&stage))?,
+        Contender::new("direct", provider.pid(), &Address::direct(stage))?,
         Contender::new("nginx", nginx.pid(), &Address::nginx(&nginx_origin))?,
         Contender::new("tollgate", gateway.pid(), &Address::tollgate(&stage.gateway, &key))?,
     ];
@@ -132,12 +141,12 @@ pub async fn run(options: &Options) -> Result<()> {
         disk.merge(&fdatasync_latencies(&stage.store(), options.durations.disk)?);
     }
     let loaded = [consumption(nginx.pid())?, consumption(gateway.pid())?];
-    let (restart, restart_after_kill) = restart(&stage, gateway, cores.map(|(proxy, _)| proxy)).await?;
+    let (restart, restart_after_kill) = restart(stage, gateway, cores.map(|(proxy, _)| proxy)).await?;
     let [nginx_memory, tollgate_memory] = [0, 1].map(|who| Process {
         idle_mb: megabytes(idle[who].resident_bytes),
         load_mb: megabytes(loaded[who].resident_peak_bytes),
     });
-    let figures = Figures {
+    Ok(Figures {
         rounds,
         disk: disk.summary(),
         nginx: nginx_memory,
@@ -148,9 +157,7 @@ pub async fn run(options: &Options) -> Result<()> {
         binary_mb: megabytes(std::fs::metadata(stage.tollgate())?.len()),
         pinned: cores.is_some(),
         short: options.durations != Durations::LONG,
-    };
-    line(&figures.table())?;
-    last_line(&figures.report())
+    })
 }
 
 async fn start_provider(stage: &Stage, origin: &Origin, speed: &str, core: Option<usize>) -> Result<Server> {
@@ -176,7 +183,7 @@ async fn govern(stage: &Stage) -> Result<String> {
     let admin = stage.admin()?;
     admin.create_tenant("bench").await?;
     admin.create_project("bench", "main").await?;
-    let limits = json!({"requests_per_minute": 100_000_000, "parallel_requests": 100_000});
+    let limits = json!({"requests_per_minute": 10_000_000, "parallel_requests": 100_000});
     let key = admin.create_key("bench", "main", limits).await?;
     let tenant = Scope { tenant: "bench", project: None, key: None };
     let project = Scope { project: Some("main"), ..tenant };
@@ -312,13 +319,13 @@ fn demand_equal(contender: &Contender, theirs: &[Value], expected: &[Value]) -> 
 }
 
 async fn whole_answer(contender: &Contender) -> Result<Value> {
-    let answer = contender.chat.origin.call(contender.chat.request()).await?;
+    let answer = contender.chat.origin.call(contender.chat.request()).await.context(contender.name)?;
     ensure!(answer.status == StatusCode::OK, "{} answers {}: {}", contender.name, answer.status, answer.text());
     Ok(without_identity(answer.json()?))
 }
 
 async fn whole_stream(contender: &Contender) -> Result<Vec<Value>> {
-    let answer = contender.stream.origin.call(contender.stream.request()).await?;
+    let answer = contender.stream.origin.call(contender.stream.request()).await.context(contender.name)?;
     ensure!(answer.status == StatusCode::OK, "{} streams {}: {}", contender.name, answer.status, answer.text());
     let mut events = Vec::new();
     SseReader::default().feed(&answer.body, |event| match event {

@@ -51,7 +51,8 @@ pub struct RawServer {
     pub answer_bytes_max: usize,
     /// Open connections, per worker. Further ones wait in the system's queue.
     pub connections_max: usize,
-    /// How long a client may take to send a request's head, in milliseconds.
+    /// How long a connection may wait for a request and its whole head, in milliseconds: an idle client, or a very slow
+    /// one, is let go.
     pub header_timeout_ms: u64,
     /// How long a client may take to send a request's body, in milliseconds.
     pub body_timeout_ms: u64,
@@ -234,7 +235,7 @@ impl Default for RawServer {
             body_bytes_max: 16 * 1024 * 1024,
             answer_bytes_max: 64 * 1024 * 1024,
             connections_max: 16_384,
-            header_timeout_ms: 10_000,
+            header_timeout_ms: 75_000,
             body_timeout_ms: 60_000,
             drain_seconds: 30,
             metric_tenants_max: 200,

@@ -182,7 +182,12 @@ pub fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
 fn make_dir(dir: &Path) -> Result<(), StoreError> {
     use std::os::unix::fs::DirBuilderExt;
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
-    made.map_err(|source| StoreError::Io { path: dir.to_owned(), source })
+    // A folder whose name is not durable may be gone after a power cut, with all that is in it.
+    let named = made.and_then(|()| match dir.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => segment::sync_dir(parent),
+        _ => Ok(()),
+    });
+    named.map_err(|source| StoreError::Io { path: dir.to_owned(), source })
 }
 
 // === impl Lock ===

@@ -25,6 +25,8 @@ use tollgate_types::TenantId;
 use tollgate_types::directory::Sealed;
 use zeroize::{Zeroize, Zeroizing};
 
+use crate::journal::segment::sync_dir;
+
 const HEADER_BYTES: u64 = 64;
 const SLOT_BYTES: usize = 192;
 const MAGIC: [u8; 4] = *b"TGKV";
@@ -136,6 +138,8 @@ impl Vault {
             header[..4].copy_from_slice(&MAGIC);
             header[4..8].copy_from_slice(&VERSION.to_le_bytes());
             file.write_all_at(&header, 0).map_err(io)?;
+            file.sync_all().map_err(io)?;
+            path.parent().map_or(Ok(()), sync_dir).map_err(io)?;
         }
         let mut slots = Slots { file, tenants: HashMap::new(), free: Vec::new(), end: HEADER_BYTES };
         let secret = match slots.load(path)? {

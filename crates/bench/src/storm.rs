@@ -109,7 +109,7 @@ struct Storm<'a> {
 /// Prints the tables and the last line; false when a promise was broken.
 pub async fn run(options: &Options) -> Result<bool> {
     let stage = Stage::set(&options.dir, &options.tollgate, options.patience, 0)?;
-    write_file(&stage.file("scenario.json"), &scenario(options.lies).to_string())?;
+    write_file(&stage.file("scenario.json"), &scenario(options).to_string())?;
     let outcome = async { Storm::begin(options, &stage).await?.run().await }.await;
     let broken = outcome.as_ref().map_or(true, |found| !found.broken_promises().is_empty());
     if broken {
@@ -128,7 +128,7 @@ pub async fn run(options: &Options) -> Result<bool> {
 }
 
 /// Faults of every sort, each rare enough that most requests get through.
-fn scenario(lies: bool) -> Value {
+fn scenario(options: &Options) -> Value {
     let mut scenario = json!({
         "faults": {
             "rate-limit": 0.01, "error-500": 0.01, "error-503": 0.005, "reset": 0.01, "no-answer": 0.002,
@@ -137,10 +137,11 @@ fn scenario(lies: bool) -> Value {
         },
         "cached_share": 0.25,
         "slow_first_token_ms": 1000,
-        "silence_ms_max": 10_000,
+        // Longer than the gateway waits for a first byte, so that it is the one that gives up.
+        "silence_ms_max": options.patience.first_byte_ms + 1_000,
         "reset_bills_prompt": true,
     });
-    if lies {
+    if options.lies {
         scenario["faults"]["wrong-usage"] = json!(0.01);
         scenario["faults"]["absurd-usage"] = json!(0.005);
     }
@@ -486,6 +487,23 @@ fn drift_in(said: &str) -> Option<Picousd> {
 mod tests {
     use super::*;
 
+    fn options(lies: bool) -> Options {
+        Options {
+            tollgate: PathBuf::new(),
+            dir: PathBuf::new(),
+            seed: 1,
+            concurrency: 20,
+            kills: 1,
+            cap_milli_usd: 10,
+            refusals_in_row: 5,
+            speed: "1".to_owned(),
+            patience: SHORT_PATIENCE,
+            kill_after_ms: 50..=100,
+            lies,
+            within: SETTLED_WITHIN,
+        }
+    }
+
     #[test]
     fn a_cap_is_written_in_dollars() {
         assert_eq!(dollars(1_000_000), "1.000000");
@@ -503,11 +521,12 @@ mod tests {
     #[test]
     fn the_faults_leave_most_requests_alone_and_lie_only_when_told() {
         for lies in [false, true] {
-            let scenario = scenario(lies);
+            let scenario = scenario(&options(lies));
             let faults = scenario["faults"].as_object().unwrap();
             let sum: f64 = faults.values().map(|share| share.as_f64().unwrap()).sum();
             assert!(sum < 0.2, "{sum}");
             assert_eq!(faults.contains_key("wrong-usage"), lies);
+            assert_eq!(scenario["silence_ms_max"], 2_500);
         }
     }
 

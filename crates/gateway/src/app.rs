@@ -138,7 +138,7 @@ impl App {
         if self.draining.load(Ordering::Acquire) {
             return Some("draining".to_owned());
         }
-        self.journal.health().err().map(|error| error.to_string())
+        self.books.takes_work().err().map(|error| error.to_string())
     }
 
     pub fn render_metrics(&self) -> String {

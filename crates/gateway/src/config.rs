@@ -120,7 +120,7 @@ pub struct RawLog {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawProvider {
-    /// A known provider (`tollgate serve --help` lists them), or `custom`.
+    /// A known provider (see the table below), or `custom`.
     pub preset: String,
     /// Its address up to `/chat/completions`. The preset's, if left out.
     pub base_url: Option<String>,

@@ -7,6 +7,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -45,6 +46,9 @@ pub struct Underway {
     pub since: Stopwatch,
     /// Time that was not ours: from sending the request until the answer, or its first byte, was there.
     pub waited: Duration,
+    /// What is posted if the caller leaves now. `None` before the request is sent.
+    pub at_stake: Option<Amounts>,
+    counted: AtomicBool,
 }
 
 /// Longest error text of a provider that is read, in bytes, and for how long.
@@ -81,7 +85,7 @@ pub async fn serve(
     let identity = Identity { id, attribution };
     let mut permit = app.admission.admit(&app.books, Arc::clone(&principal), &wire.call, &route.target, identity)?;
     let series = app.metrics.series(&principal.tenant, &route.target.route, &route.target.model);
-    let mut under_way = Underway { app: Arc::clone(app), id, principal, route, series, since, waited: Duration::ZERO };
+    let mut under_way = Underway::new(app, id, principal, route, series, since);
     let outgoing = wire.bounded(&body, bounds(&permit, &wire, &under_way.route));
 
     // Nothing goes out before the books remember that it may cost something.
@@ -90,6 +94,7 @@ pub async fn serve(
         // It was swept while it waited: the disk took longer than the whole request may.
         return Err(Refusal::LedgerUnavailable);
     }
+    under_way.at_stake = Some(permit.reservation.hold());
 
     // The work itself.
     let sent = Stopwatch::start();
@@ -100,7 +105,7 @@ pub async fn serve(
     let backend = backend_of_this_worker(&under_way.route.provider);
     let answer = match backend.send(endpoint, headers::request_id(id), outgoing).await {
         Ok(answer) => answer,
-        Err(error) => return Err(not_answered(under_way, permit, error)),
+        Err(error) => return Err(not_answered(under_way, permit, error).await),
     };
     if answer.status != StatusCode::OK {
         return Err(provider_refused(under_way, permit, answer).await);
@@ -109,6 +114,7 @@ pub async fn serve(
         under_way.waited = sent.elapsed();
         return Ok(stream(under_way, permit, answer, wire.call.include_usage));
     }
+    under_way.waited = sent.elapsed();
     let whole = match read_whole(app, &under_way, answer).await {
         Ok(whole) => whole,
         Err(kind) => return Err(broken(under_way, permit, kind).await),
@@ -177,28 +183,27 @@ fn fault(route: &Route, kind: ProviderFaultKind, retry_after: Option<Duration>) 
     Refusal::Provider(ProviderFault { provider: route.provider.name.to_string(), kind, retry_after })
 }
 
-fn not_answered(under_way: Underway, permit: AppPermit, error: tollgate_serving::SendError) -> Refusal {
-    let outcome = if error.maybe_sent {
-        let (amounts, _) = permit.settle_bounded(Outcome::ProviderBroke);
-        under_way.finished(Outcome::ProviderBroke, Some(amounts), None);
-        Outcome::ProviderBroke
-    } else {
-        permit.void(Outcome::NotSent);
-        under_way.finished(Outcome::NotSent, None, None);
-        Outcome::NotSent
-    };
-    tracing::warn!(id = %under_way.id, provider = %under_way.route.provider.name, kind = ?error.fault, outcome = outcome.name(), "no answer");
+async fn not_answered(under_way: Underway, permit: AppPermit, error: tollgate_serving::SendError) -> Refusal {
+    if error.maybe_sent {
+        return broken(under_way, permit, error.fault).await;
+    }
+    permit.void(Outcome::NotSent);
+    under_way.finished(Outcome::NotSent, None, None);
+    under_way.warn("the provider was not reached", &error.fault);
     fault(&under_way.route, error.fault, None)
 }
 
-/// The provider answered with an error of its own, which says that it did no work.
+/// The provider answered with something else than 200. An error of its own says that it did no work.
 async fn provider_refused(under_way: Underway, permit: AppPermit, answer: Answer) -> Refusal {
+    if may_have_worked(answer.status) {
+        return broken(under_way, permit, ProviderFaultKind::Status(answer.status.as_u16())).await;
+    }
     permit.void(Outcome::ProviderRefused);
     under_way.finished(Outcome::ProviderRefused, None, None);
     let (status, retry_after) = (answer.status, retry_after(&answer.headers));
     let reading = tokio::time::timeout(ERROR_PATIENCE, read_up_to(answer.body, ERROR_BYTES_MAX, ERROR_PATIENCE));
     let text = reading.await.ok().and_then(Result::ok).unwrap_or_default();
-    tracing::warn!(id = %under_way.id, provider = %under_way.route.provider.name, status = status.as_u16(), "the provider refused");
+    under_way.warn("the provider refused", &status);
     match status {
         // These are about the caller's request, and the provider's words on it help.
         StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY | StatusCode::PAYLOAD_TOO_LARGE => {
@@ -209,11 +214,17 @@ async fn provider_refused(under_way: Underway, permit: AppPermit, answer: Answer
     }
 }
 
+/// Statuses that do not say that no work was done: what stands between us and the provider (408, 502, 504, and 520 to
+/// 524 of a content network) gave up waiting for it, or it did something else than was asked (2xx, 3xx).
+fn may_have_worked(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 200..=399 | 408 | 502 | 504 | 520..=524)
+}
+
 /// The answer broke off: the provider has worked, and nobody knows for how much.
 async fn broken(under_way: Underway, permit: AppPermit, kind: ProviderFaultKind) -> Refusal {
     let (amounts, position) = permit.settle_bounded(Outcome::ProviderBroke);
     under_way.finished(Outcome::ProviderBroke, Some(amounts), None);
-    tracing::warn!(id = %under_way.id, provider = %under_way.route.provider.name, ?kind, "the answer broke");
+    under_way.warn("the answer broke", &kind);
     if let Some(position) = position
         && under_way.app.journal.durable(position).await.is_err()
     {
@@ -240,7 +251,7 @@ fn message_of(body: &[u8]) -> Option<String> {
 async fn read_whole(app: &App, under_way: &Underway, answer: Answer) -> Result<Bytes, ProviderFaultKind> {
     let timeouts = under_way.route.provider.timeouts;
     let reading = read_up_to(answer.body, app.server.answer_bytes_max, timeouts.idle);
-    match tokio::time::timeout(timeouts.total, reading).await {
+    match tokio::time::timeout(timeouts.total.saturating_sub(under_way.waited), reading).await {
         Ok(read) => read,
         Err(_) => Err(ProviderFaultKind::Timeout("end its answer")),
     }
@@ -271,7 +282,7 @@ async fn read_up_to(mut body: Incoming, bytes_max: usize, idle: Duration) -> Res
 }
 
 /// Settles a whole answer and, once that is durable, passes it on byte for byte.
-async fn reply_whole(under_way: Underway, permit: AppPermit, whole: Bytes) -> Result<Response<Body>, Refusal> {
+async fn reply_whole(mut under_way: Underway, permit: AppPermit, whole: Bytes) -> Result<Response<Body>, Refusal> {
     let Ok(usage) = answer::usage_in(&whole) else {
         return Err(broken(under_way, permit, ProviderFaultKind::MalformedAnswer).await);
     };
@@ -280,6 +291,7 @@ async fn reply_whole(under_way: Underway, permit: AppPermit, whole: Bytes) -> Re
         Some(usage) => (permit.settle(usage), Outcome::Completed),
         None => (permit.settle_bounded(Outcome::UsageMissing), Outcome::UsageMissing),
     };
+    under_way.at_stake = Some(amounts);
     if let Some(position) = position {
         under_way.app.journal.durable(position).await.map_err(|_| Refusal::LedgerUnavailable)?;
     }
@@ -305,6 +317,24 @@ fn stream(under_way: Underway, permit: AppPermit, answer: Answer, include_usage:
 // === impl Underway ===
 
 impl Underway {
+    fn new(
+        app: &Arc<App>,
+        id: RequestId,
+        principal: Arc<Principal>,
+        route: Arc<Route>,
+        series: Arc<Series>,
+        since: Stopwatch,
+    ) -> Self {
+        let (app, waited, at_stake) = (Arc::clone(app), Duration::ZERO, None);
+        Self { app, id, principal, route, series, since, waited, at_stake, counted: AtomicBool::new(false) }
+    }
+
+    /// Says in the log what went wrong with whose request.
+    pub fn warn(&self, what: &str, why: &dyn std::fmt::Debug) {
+        let (id, tenant, provider) = (self.id, &self.principal.tenant, &self.route.provider.name);
+        tracing::warn!(%id, %tenant, %provider, ?why, "{what}");
+    }
+
     /// What the caps leave after this request.
     pub fn remaining(&self) -> Option<PicoSum> {
         let headroom = self.app.books.headroom(&self.principal.budget_scopes);
@@ -313,6 +343,17 @@ impl Underway {
 
     /// Counts the end of the request in the metrics.
     pub fn finished(&self, outcome: Outcome, amounts: Option<Amounts>, usage: Option<tollgate_types::Usage>) {
+        self.counted.store(true, Ordering::Relaxed);
         self.series.finished(outcome, amounts.unwrap_or_default(), usage, self.since.elapsed(), self.waited);
+    }
+}
+
+impl Drop for Underway {
+    fn drop(&mut self) {
+        // The caller left, or the drain was over: the permit settles itself, and here it is counted.
+        if !*self.counted.get_mut() {
+            let outcome = if self.at_stake.is_some() { Outcome::ClientGone } else { Outcome::NotSent };
+            self.finished(outcome, self.at_stake, None);
+        }
     }
 }

@@ -126,7 +126,7 @@ fn tidy_books(app: &App, indeterminate_age: Duration) {
     if swept > 0 {
         tracing::error!(
             reservations = swept,
-            "swept past their deadline: each is a fault in this program, please report it"
+            "swept past their deadline: their callers stopped reading, or this program has a fault"
         );
     }
     let aged = app.books.settle_aged(indeterminate_age);

@@ -24,12 +24,14 @@ use crate::pipeline::{AppPermit, Underway};
 
 pub struct StreamBody {
     under_way: Underway,
-    /// `None` once it is settled. Dropped with this body if the caller leaves: then it settles itself.
+    /// `None` once it is settled. Dropped with this body if the caller leaves: then it posts its whole hold.
     permit: Option<AppPermit>,
     upstream: Option<Incoming>,
     scanner: Scanner,
     state: State,
     started: Timestamp,
+    /// What was left of the total timeout then.
+    total_left: Duration,
     last_piece: Timestamp,
     alarm: Pin<Box<Sleep>>,
     first_piece_seen: bool,
@@ -56,7 +58,8 @@ enum End {
 impl StreamBody {
     pub fn new(under_way: Underway, permit: AppPermit, upstream: Incoming, hide_usage: bool) -> Self {
         let now = under_way.app.clock().now();
-        let idle = under_way.route.provider.timeouts.idle;
+        let timeouts = under_way.route.provider.timeouts;
+        let left = timeouts.total.saturating_sub(under_way.waited);
         Self {
             under_way,
             permit: Some(permit),
@@ -65,7 +68,8 @@ impl StreamBody {
             state: State::Flowing,
             started: now,
             last_piece: now,
-            alarm: Box::pin(tokio::time::sleep(idle)),
+            alarm: Box::pin(tokio::time::sleep(timeouts.idle.min(left))),
+            total_left: left,
             first_piece_seen: false,
         }
     }
@@ -179,7 +183,7 @@ impl StreamBody {
             std::task::ready!(self.alarm.as_mut().poll(context));
             let now = self.under_way.app.clock().now();
             let idle_left = left(timeouts.idle, now.since(self.last_piece));
-            let total_left = left(timeouts.total, now.since(self.started));
+            let total_left = left(self.total_left, now.since(self.started));
             match idle_left.zip(total_left) {
                 Some((idle, total)) => self.alarm = Box::pin(tokio::time::sleep(idle.min(total))),
                 None => {
@@ -226,17 +230,8 @@ impl StreamBody {
 
     fn broken_mark(&self, kind: ProviderFaultKind) -> Bytes {
         let provider = self.under_way.route.provider.name.to_string();
-        tracing::warn!(id = %self.under_way.id, %provider, ?kind, "a stream broke");
+        self.under_way.warn("a stream broke", &kind);
         error_event(&Refusal::Provider(ProviderFault { provider, kind, retry_after: None }))
-    }
-}
-
-impl Drop for StreamBody {
-    fn drop(&mut self) {
-        // The caller left. The permit, dropped after this, posts its whole hold.
-        if let Some(permit) = &self.permit {
-            self.under_way.finished(Outcome::ClientGone, Some(permit.reservation.hold()), None);
-        }
     }
 }
 

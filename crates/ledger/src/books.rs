@@ -198,6 +198,12 @@ impl<L: Log> Books<L> {
         aged.len()
     }
 
+    /// Whether new work is taken on: whether the log has room for it.
+    pub fn takes_work(&self) -> Result<(), LogUnavailable> {
+        let inner = self.lock();
+        inner.log.has_room(inner.ledger.open_count())
+    }
+
     /// What the caps of these scopes leave now.
     pub fn headroom(&self, scopes: &[Scope]) -> Headroom {
         let inner = self.lock();

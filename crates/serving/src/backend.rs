@@ -98,7 +98,8 @@ impl Backend {
         *request.headers_mut() = self.headers.clone();
         request.headers_mut().insert(REQUEST_ID, request_id);
         let sending = self.client.request(request);
-        match tokio::time::timeout(self.provider.timeouts.first_byte, sending).await {
+        let timeouts = self.provider.timeouts;
+        match tokio::time::timeout(timeouts.first_byte.min(timeouts.total), sending).await {
             Ok(Ok(response)) => {
                 let (head, body) = response.into_parts();
                 Ok(Answer { status: head.status, headers: head.headers, body })

@@ -10,8 +10,6 @@ pub struct Preset {
     pub key_env: Option<&'static str>,
     /// Which name it reads a bound on output under, when Tollgate has to send one.
     pub output_limit: OutputLimitName,
-    /// Whether it understands `stream_options.include_usage`.
-    pub stream_usage: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +43,7 @@ const fn preset(
     key_env: Option<&'static str>,
     output_limit: OutputLimitName,
 ) -> Preset {
-    Preset { name, base_url, key_env, output_limit, stream_usage: true }
+    Preset { name, base_url, key_env, output_limit }
 }
 
 pub fn find(name: &str) -> Option<&'static Preset> {

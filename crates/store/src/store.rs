@@ -45,11 +45,11 @@ pub enum StoreError {
     InUse(PathBuf),
     #[error("{path}: {source}")]
     Io { path: PathBuf, source: io::Error },
-    #[error("the journal: {0}")]
+    #[error(transparent)]
     Journal(#[from] SegmentError),
     #[error(transparent)]
     Vault(#[from] VaultError),
-    #[error("the view: {0}")]
+    #[error(transparent)]
     View(#[from] ViewError),
     #[error(
         "{what} holds record {held}, but the journal ends at {last}: it lost records that were durable; restore the \

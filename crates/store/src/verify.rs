@@ -49,10 +49,8 @@ pub fn verify(dir: &Path, mut progress: impl FnMut(u64, usize)) -> Result<Report
         Ok(segments) if !segments.is_empty() => segments,
         _ => return Err(VerifyError::NoJournal(dir.display().to_string())),
     };
-    let snapshots: Vec<State> =
-        snapshot::list(&layout.snapshots).iter().filter_map(|p| snapshot::read(p).ok()).collect();
-    let mut reading =
-        Reading { state: State::default(), view, snapshots: &snapshots, disagreements: Vec::new(), drift: 0 };
+    let (snapshots, disagreements) = read_snapshots(&layout);
+    let mut reading = Reading { state: State::default(), view, snapshots: &snapshots, disagreements, drift: 0 };
     let mut torn = false;
     for index in &segments {
         progress(*index, segments.len());
@@ -95,6 +93,18 @@ fn read_view(layout: &Layout) -> Result<Option<(Sequence, ViewTotals)>, ViewErro
         Err(error) => return Err(error),
     };
     reader.totals_at().map(Some)
+}
+
+/// The snapshots that can be read, and a word on each that cannot.
+fn read_snapshots(layout: &Layout) -> (Vec<State>, Vec<String>) {
+    let (mut states, mut unreadable) = (Vec::new(), Vec::new());
+    for path in snapshot::list(&layout.snapshots) {
+        match snapshot::read(&path) {
+            Ok(state) => states.push(state),
+            Err(error) => unreadable.push(format!("the snapshot {} cannot be read: {error}", path.display())),
+        }
+    }
+    (states, unreadable)
 }
 
 // === impl Reading ===

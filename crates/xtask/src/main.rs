@@ -57,3 +57,27 @@ fn run(command: &str, rest: &[String]) -> Result<()> {
         _ => bail!("not understood\n\n{USAGE}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(words: &[&str]) {
+        let rest: Vec<String> = words[1..].iter().map(|word| (*word).to_owned()).collect();
+        let error = run(words[0], &rest).expect_err("nobody can mean this");
+        assert!(error.to_string().contains("cargo xtask COMMAND"), "{words:?}: {error}");
+    }
+
+    #[test]
+    fn what_is_not_understood_is_answered_with_what_can_be_said() {
+        check(&[""]);
+        check(&["tydi"]);
+        check(&["tidy", "--all"]);
+        check(&["commits", "--range"]);
+    }
+
+    #[test]
+    fn the_workspace_itself_keeps_its_arrows() {
+        arrows::run().expect("every dependency points downward");
+    }
+}

@@ -61,3 +61,31 @@ pub fn files() -> Result<Vec<String>> {
     files.sort();
     Ok(files)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_root_is_where_the_workspace_is() {
+        assert!(root().join("crates/xtask/Cargo.toml").is_file());
+    }
+
+    #[test]
+    fn a_program_that_fails_is_an_error_with_its_own_words() {
+        assert_eq!(output(program("sh").args(["-c", "echo fine"])).expect("echo works"), "fine\n");
+        let error = output(program("sh").args(["-c", "echo broken >&2; exit 3"])).expect_err("it exits with 3");
+        assert!(error.to_string().ends_with("failed: broken"), "{error}");
+        let error = output(&mut program("no-such-program-anywhere")).expect_err("it is not there");
+        assert!(error.to_string().starts_with("cannot start"), "{error}");
+    }
+
+    #[test]
+    fn a_cargo_is_started_without_what_cargo_run_exports() {
+        // Under `cargo test` these are set for this very process.
+        let removed: Vec<_> =
+            cargo().get_envs().filter(|(_, value)| value.is_none()).map(|(name, _)| name.to_owned()).collect();
+        assert!(removed.iter().any(|name| name == "CARGO_MANIFEST_DIR"), "{removed:?}");
+        assert!(removed.iter().any(|name| name == "CARGO_PKG_NAME"), "{removed:?}");
+    }
+}

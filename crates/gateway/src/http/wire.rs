@@ -78,7 +78,7 @@ pub fn read_embeddings(body: &[u8]) -> Result<WireRequest<'_>, Refusal> {
         input_bytes: bytes_of(body.len()),
         images: 0,
         prediction_bytes: 0,
-        unbounded: None,
+        unbounded: embedded(&top)?,
         priced_apart: service_tier(&top)?,
     };
     Ok(WireRequest { call, top })
@@ -246,8 +246,10 @@ fn include_usage(top: &TopLevel<'_>) -> Result<bool, Refusal> {
 
 /// What has no bound on its cost that we know of: tools that the provider runs itself, sound, other models.
 fn unbounded_member(top: &TopLevel<'_>) -> Option<&'static str> {
-    const UNBOUNDED: [(&str, &str); 4] = [
+    const UNBOUNDED: [(&str, &str); 6] = [
         ("web_search_options", "a web search by the provider ('web_search_options')"),
+        ("search_parameters", "a search by the provider ('search_parameters')"),
+        ("web_search", "a web search by the provider ('web_search')"),
         ("plugins", "a plugin of the provider ('plugins')"),
         ("audio", "spoken output ('audio')"),
         ("models", "a choice of models by the provider ('models')"),
@@ -270,6 +272,13 @@ fn hosted_tool(top: &TopLevel<'_>) -> Option<&'static str> {
 fn spoken(top: &TopLevel<'_>) -> Option<&'static str> {
     let modalities: Vec<Cow<str>> = serde_json::from_str(top.present("modalities")?.get()).ok()?;
     modalities.iter().any(|modality| modality != "text").then_some("output that is not text ('modalities')")
+}
+
+/// What is embedded must be text or tokens, whose number their bytes bound.
+fn embedded(top: &TopLevel<'_>) -> Result<Option<&'static str>, Refusal> {
+    let all_text = optional::<Embedded>(top, "input")?.is_none_or(|Embedded { all_text }| all_text);
+    let messages = top.present("messages").is_some();
+    Ok((!all_text || messages).then_some("an input that is neither text nor tokens"))
 }
 
 /// A tier of service that costs more than the price book says.
@@ -388,6 +397,41 @@ impl<'de> Deserialize<'de> for Content {
             }
         }
         deserializer.deserialize_any(TextOrParts)
+    }
+}
+
+/// The input of an embedding: a text, tokens, or a list of these.
+struct Embedded {
+    all_text: bool,
+}
+
+impl<'de> Deserialize<'de> for Embedded {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TextOrTokens;
+        impl<'de> Visitor<'de> for TextOrTokens {
+            type Value = Embedded;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text, tokens, or a list of these")
+            }
+            fn visit_str<E>(self, _: &str) -> Result<Embedded, E> {
+                Ok(Embedded { all_text: true })
+            }
+            fn visit_u64<E>(self, _: u64) -> Result<Embedded, E> {
+                Ok(Embedded { all_text: true })
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Embedded, A::Error> {
+                let mut all_text = true;
+                while let Some(one) = list.next_element::<Embedded>()? {
+                    all_text &= one.all_text;
+                }
+                Ok(Embedded { all_text })
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Embedded, A::Error> {
+                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                Ok(Embedded { all_text: false })
+            }
+        }
+        deserializer.deserialize_any(TextOrTokens)
     }
 }
 

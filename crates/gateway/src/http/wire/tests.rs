@@ -70,6 +70,23 @@ fn what_has_no_bound_is_named() {
 }
 
 #[test]
+fn an_embedding_is_of_text_or_tokens() {
+    let check = |input: &str, bounded: bool| {
+        let body = format!(r#"{{"model":"m","input":{input}}}"#);
+        let call = read_embeddings(body.as_bytes()).expect("an embeddings request").call;
+        assert_eq!(call.unbounded.is_none(), bounded, "{input}");
+    };
+    check(r#""a text""#, true);
+    check(r#"["a","b"]"#, true);
+    check("[1,2,3]", true);
+    check("[[1,2],[3]]", true);
+    check(r#"[{"type":"image_url","image_url":{"url":"https://example.com/a.png"}}]"#, false);
+    check(r#"{"image":"x"}"#, false);
+    assert!(read_embeddings(br#"{"model":"m","input":1.5}"#).is_err());
+    assert!(read_embeddings(br#"{"model":"m","input":[-1]}"#).is_err());
+}
+
+#[test]
 fn what_is_malformed_is_refused_with_its_reason() {
     let check = |body: &str, reason: &str| {
         let message = refused(body);

@@ -3,11 +3,13 @@
 
 use bytes::Bytes;
 use serde_json::{Map, Value};
-use tollgate_gateway::http::wire::{Bounds, CHOICES_MAX, OUTPUT_TOKENS_MAX, WireRequest, read_chat, read_embeddings};
+use tollgate_gateway::http::wire::{
+    Bounds, CHOICES_MAX, OUTPUT_TOKENS_MAX, STRUCTURE_TOKENS, TEMPLATE_TOKENS, WireRequest, read_chat, read_embeddings,
+};
 use tollgate_serving::top_level::TopLevel;
 use tollgate_types::{Call, Refusal};
 
-use crate::Target;
+use crate::{Target, by_serde};
 
 pub const CHAT: Target = Target {
     name: "chat_request",
@@ -19,6 +21,7 @@ pub const CHAT: Target = Target {
         r#"{"messages":[{"role":"user","content":[{"type":"text","text":"what \u00e9"},{"type":"image_url","image_url":{"url":"data:image/png;base64,AAAA","detail":"low"}}]}],"model":"a\"b","max_completion_tokens":null,"max_tokens":null}"#,
         r#"{"model":"m","messages":[{"role":"user","content":[{"type":"text","text":"abcdefgh"},{"type":"image_url","image_url":{"url":"data:image/png;base64,AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}}]}]}"#,
         r#"{"model":"m","messages":[{"role":"assistant","audio":{"id":"x"}}],"tools":[{"type":"function","function":{"name":"f","parameters":{}}}],"tool_choice":"auto","logprobs":true,"seed":1e3}"#,
+        r#"{"model":"m","messages":[],"tools":[{"type":"function","type":"web_search"}],"MAX_TOKENS":90000,"max_tokens":5}"#,
         r#"{"model":"m","messages":[],"tools":[{"type":"web_search"}],"modalities":["text","audio"],"prediction":{"type":"content","content":"abc"},"service_tier":"flex","best_of":4,"stream":false}"#,
     ],
     words: &[
@@ -90,7 +93,7 @@ pub fn check_chat_request(data: &[u8]) {
         Ok(request) => request,
         Err(refused) => return check_refusal(&refused),
     };
-    let object = by_serde(&body);
+    let Some(object) = by_serde(&body) else { return };
     check_read(&request.call, &object);
     check_output_limit(&request.call, &object);
     check_input(&request.call, &object, body.len());
@@ -107,20 +110,18 @@ pub fn check_embeddings_request(data: &[u8]) {
         Ok(request) => request,
         Err(refused) => return check_refusal(&refused),
     };
-    let object = by_serde(&body);
+    let Some(object) = by_serde(&body) else { return };
     assert_eq!(object["model"].as_str(), Some(&*request.call.route));
     assert_eq!(request.call.input_bytes, body.len() as u64);
     assert!(!request.call.stream && request.call.choices == 1);
     let out = request.bounded(&body, Bounds { model: "m", output_tokens: None, output_limit_name: "max_tokens" });
     check_others_untouched(&body, &out, &["model"]);
-    assert_eq!(by_serde(&out)["model"], "m");
+    assert_eq!(outgoing(&out)["model"], "m");
 }
 
-fn by_serde(body: &[u8]) -> Map<String, Value> {
-    match serde_json::from_slice(body) {
-        Ok(Value::Object(object)) => object,
-        other => panic!("taken, though it is no JSON object: {other:?}"),
-    }
+/// What was read before, and still must be.
+fn outgoing(body: &[u8]) -> Map<String, Value> {
+    by_serde(body).expect("no number was put in that was not there")
 }
 
 /// A refusal is about the request, and short enough to be sent back.
@@ -130,6 +131,11 @@ fn check_refusal(refused: &Refusal) {
 }
 
 fn check_read(call: &Call<'_>, object: &Map<String, Value>) {
+    for name in object.keys() {
+        let twin =
+            ["model", "n", "stream"].iter().chain(&OURS).any(|ours| ours != name && ours.eq_ignore_ascii_case(name));
+        assert!(!twin, "{name} passes, and a server that ignores case would obey it");
+    }
     assert_eq!(object["model"].as_str(), Some(&*call.route));
     assert!(object["messages"].is_array());
     let number = |name: &str| object.get(name).and_then(Value::as_u64);
@@ -164,11 +170,11 @@ fn check_output_limit(call: &Call<'_>, object: &Map<String, Value>) {
 
 /// What bytes are to bound is bounded by them: every text in the messages but the images' own.
 fn check_input(call: &Call<'_>, object: &Map<String, Value>, body_bytes: usize) {
-    assert!(call.input_bytes <= body_bytes as u64);
+    assert!(call.input_bytes <= body_bytes as u64 + TEMPLATE_TOKENS + STRUCTURE_TOKENS);
     let text = text_bytes(&object["messages"]);
     assert!(text <= call.input_bytes, "{text} bytes of text, {} counted", call.input_bytes);
     let images = images_in(&object["messages"]);
-    assert!(images <= call.images, "{images} images, {} counted", call.images);
+    assert!(images <= call.images || call.unbounded.is_some(), "{images} images, {} counted", call.images);
 }
 
 fn text_bytes(value: &Value) -> u64 {
@@ -197,7 +203,7 @@ fn check_bounded(request: &WireRequest<'_>, body: &Bytes, bounds: Bounds<'_>) {
     let tokens = bounds.output_tokens.expect("chat has output");
     let out = request.bounded(body, bounds);
     check_others_untouched(body, &out, &OURS);
-    let object = by_serde(&out);
+    let object = outgoing(&out);
     assert_eq!(object["model"], bounds.model);
     let limits = ["max_tokens", "max_completion_tokens"].map(|name| object.get(name).filter(|value| !value.is_null()));
     assert!(limits.iter().any(Option::is_some), "some bound on the output goes out");
@@ -215,7 +221,7 @@ fn check_bounded(request: &WireRequest<'_>, body: &Bytes, bounds: Bounds<'_>) {
 /// Every member of the request that is not among `changed` is in the outgoing one, byte for byte and in the same order.
 fn check_others_untouched(before: &[u8], after: &[u8], changed: &[&str]) {
     let members = |body| {
-        let names = by_serde(body);
+        let names = outgoing(body);
         let top = TopLevel::parse(body).expect("a JSON object");
         let raw = |name: String| top.get(&name).map(|raw| raw.get().to_owned()).map(|raw| (name, raw));
         let others = names.into_iter().map(|(name, _)| name).filter(|name| !changed.contains(&&**name));

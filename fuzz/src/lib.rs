@@ -43,6 +43,16 @@ pub const TARGETS: [Target; 11] = [
     headers::TARGET,
 ];
 
+/// A second reading of a JSON object. `None` if it holds a number that no float can: such a one passes through us as it
+/// is, and this reading cannot say anything about it.
+pub(crate) fn by_serde(object: &[u8]) -> Option<serde_json::Map<String, serde_json::Value>> {
+    match serde_json::from_slice(object) {
+        Ok(serde_json::Value::Object(object)) => Some(object),
+        Err(error) if error.to_string().starts_with("number out of range") => None,
+        other => panic!("taken, though it is no JSON object: {other:?}"),
+    }
+}
+
 /// A stream of decisions read from the input: when it is used up, every decision is zero.
 pub(crate) struct Decisions<'a>(pub &'a [u8]);
 

@@ -20,7 +20,7 @@ use tollgate_types::{Call, Clock, PicoSum, PicoUsd, Refusal, RequestId, Surface,
 
 pub use crate::index::{Index, Principal};
 pub use crate::limits::{InFlight, RateState};
-pub use crate::permit::{Granted, Permit, Pricing};
+pub use crate::permit::{Granted, Permit, Pricing, Settled};
 use crate::price::{PriceBooks, Rate};
 
 /// Everything that deciding needs, shared by all requests.
@@ -44,6 +44,13 @@ pub struct Target {
     pub max_tokens_default: u64,
     /// How long the provider may take in all.
     pub total_timeout: Duration,
+}
+
+/// A principal that was let in; its place among the parallel requests is given back when this is dropped.
+#[derive(Debug)]
+pub struct Entered {
+    in_flight: InFlight,
+    rate: RateState,
 }
 
 /// What the request is to be known by.
@@ -97,18 +104,26 @@ impl Admission {
         }
     }
 
+    /// Lets a principal in at one of the surfaces, within its key's scopes and limits. Comes before anything is read of
+    /// the request, so that a key cannot make us hold more requests than it may have.
+    pub fn enter(&self, principal: &Principal, surface: Surface) -> Result<Entered, Refusal> {
+        check_scope(principal, surface)?;
+        let (in_flight, rate) = principal.limits.enter(self.clock.now())?;
+        Ok(Entered { in_flight, rate })
+    }
+
     /// Judges a call, and holds what it may cost against every cap it falls under.
     pub fn admit<L: Log>(
         &self,
         books: &Arc<Books<L>>,
         principal: Arc<Principal>,
+        entered: Entered,
         call: &Call<'_>,
         target: &Target,
         identity: Identity,
     ) -> Result<Permit<L>, Refusal> {
         let now = self.clock.now();
-        check_scope(&principal, call.surface)?;
-        let (in_flight, rate) = principal.limits.enter(now)?;
+        let Entered { in_flight, rate } = entered;
         let pricing = self.price(&principal, call, target, now)?;
         let wanted = wanted_output(call, target);
         let draft = Draft {

@@ -29,6 +29,16 @@ pub struct Granted {
     pub output_tokens: u64,
 }
 
+/// What became of a permit's money.
+#[derive(Debug)]
+pub struct Settled<L: Log> {
+    /// What was posted: at most the hold.
+    pub amounts: Amounts,
+    pub overrun: Amounts,
+    /// `None` if the reservation had ended before: it was swept after its deadline.
+    pub position: Option<L::Position>,
+}
+
 /// The price in force when the request was admitted; it is settled at the same.
 #[derive(Clone, Debug)]
 pub struct Pricing {
@@ -46,12 +56,14 @@ impl<L: Log> Permit<L> {
         self.reservation.id()
     }
 
-    /// Posts what the provider says was used. Gives the amounts posted, and where the log holds the posting.
-    pub fn settle(self, usage: Usage) -> (Amounts, Option<L::Position>) {
+    /// Posts what the provider says was used. Gives the amounts posted, where the log holds the posting, and what the
+    /// provider took beyond the hold, which is the platform's loss and somebody should know of.
+    pub fn settle(self, usage: Usage, outcome: Outcome) -> Settled<L> {
         let Self { reservation, pricing, .. } = self;
         let hold = reservation.hold();
         let Some(rate) = &pricing.rate else {
-            return (hold, reservation.post_bounded(Outcome::Completed));
+            let position = reservation.post_bounded(outcome);
+            return Settled { amounts: hold, overrun: Amounts::ZERO, position };
         };
         let cost = rate.cost(&usage);
         let amounts = Amounts { cost, charge: pricing.charge(cost) };
@@ -59,13 +71,14 @@ impl<L: Log> Permit<L> {
         // Where writing to the provider's cache is dearer, all input that was not read from it is priced as written: at
         // least the bill, but perhaps more than it.
         let confidence = if rate.bills_cache_writes() { Confidence::Bounded } else { Confidence::Measured };
-        let settlement = Settlement { usage, amounts, confidence, outcome: Outcome::Completed };
-        (posted, reservation.post(settlement))
+        let settlement = Settlement { usage, amounts, confidence, outcome };
+        Settled { amounts: posted, overrun: amounts.beyond(hold), position: reservation.post(settlement) }
     }
 
     /// Posts the whole hold: work was done, or may have been, and nobody said how much.
-    pub fn settle_bounded(self, outcome: Outcome) -> (Amounts, Option<L::Position>) {
-        (self.reservation.hold(), self.reservation.post_bounded(outcome))
+    pub fn settle_bounded(self, outcome: Outcome) -> Settled<L> {
+        let amounts = self.reservation.hold();
+        Settled { amounts, overrun: Amounts::ZERO, position: self.reservation.post_bounded(outcome) }
     }
 
     /// Gives everything back: certainly no work was done.

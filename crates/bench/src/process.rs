@@ -16,6 +16,7 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::clock;
 use crate::http::Origin;
+use crate::procfs::family;
 
 /// How often a state is looked at again while waiting for it.
 const POLL_EVERY: Duration = Duration::from_millis(2);
@@ -32,7 +33,7 @@ pub struct Launch {
     core: Option<usize>,
 }
 
-/// A running child. Dropping it kills it.
+/// A running child. Dropping it kills it, with all that it has started.
 #[derive(Debug)]
 pub struct Server {
     child: Child,
@@ -173,8 +174,16 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It may have ended already; there is nobody to tell here.
-        let _ = self.child.kill();
+        if !matches!(self.child.try_wait(), Ok(None)) {
+            return;
+        }
+        // Its children are read before it is gone, since then they are nobody's: nginx's worker would live on.
+        for member in family(self.child.id()) {
+            if let Some(pid) = i32::try_from(member).ok().and_then(Pid::from_raw) {
+                // One that has just ended is as good as killed; there is nobody to tell here.
+                let _ = kill_process(pid, Signal::KILL);
+            }
+        }
         let _ = self.child.wait();
     }
 }
@@ -289,6 +298,27 @@ mod tests {
         let (mut ended, _dir) = shell("exit 3");
         block_on(ended.wait(SOON)).unwrap();
         assert!(ended.kill().unwrap_err().to_string().contains("already ended"));
+    }
+
+    #[test]
+    fn dropping_a_server_kills_its_children_too() {
+        let (server, dir) = shell("sleep 60 & echo $!; wait");
+        let printed = || std::fs::read_to_string(dir.path().join("log")).unwrap();
+        block_on(async {
+            while !printed().ends_with('\n') {
+                tokio::task::yield_now().await;
+            }
+        });
+        let grandchild: u32 = printed().trim().parse().unwrap();
+        assert!(family(server.pid()).contains(&grandchild));
+        drop(server);
+        // A kill takes a moment; one that waits to be collected by its new parent has no memory any more.
+        let is_alive = || crate::procfs::consumption(grandchild).is_ok_and(|left| left.resident_bytes > 0);
+        let from = clock::now();
+        while is_alive() && clock::since(from) < SOON {
+            std::thread::yield_now();
+        }
+        assert!(!is_alive());
     }
 
     #[test]

@@ -21,14 +21,14 @@ mod tenants;
 mod tests;
 mod usage;
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{delete, get, post, put};
 use bytes::Bytes;
 use http::request::Parts;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
 use ring::hmac;
 use tollgate_admission::price::BOOK_BYTES_MAX;
@@ -77,7 +77,7 @@ fn router() -> Router<Arc<App>> {
 pub async fn handle(app: &Arc<App>, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
     let (head, incoming) = request.into_parts();
     // Whoever may not be heard is not listened to.
-    let body = if may_speak(app, &head) {
+    let body = if has_admin_key(app, &head.headers) {
         body::read(incoming, BOOK_BYTES_MAX, app.server.body_timeout).await?
     } else {
         Bytes::new()
@@ -96,8 +96,11 @@ async fn answer(app: &Arc<App>, request: Request<Bytes>) -> axum::response::Resp
 }
 
 fn may_speak(app: &App, head: &Parts) -> bool {
-    head.uri.path() == DESCRIPTION
-        || headers::api_key(&head.headers).is_some_and(|key| is_same(key, app.admin_key.expose()))
+    head.uri.path() == DESCRIPTION || has_admin_key(app, &head.headers)
+}
+
+pub fn has_admin_key(app: &App, headers: &HeaderMap) -> bool {
+    headers::api_key(headers).is_some_and(|key| is_same(key, app.admin_key.expose()))
 }
 
 /// Compares what a keyed hash makes of both: how long it takes tells nothing about where they differ.
@@ -115,8 +118,9 @@ async fn not_this_way() -> Refused {
     Refused::method_not_allowed()
 }
 
-async fn description() -> ([(http::HeaderName, &'static str); 1], String) {
-    ([(http::header::CONTENT_TYPE, "application/json")], openapi_json())
+async fn description() -> ([(http::HeaderName, &'static str); 1], &'static str) {
+    static DESCRIBED: LazyLock<String> = LazyLock::new(openapi_json);
+    ([(http::header::CONTENT_TYPE, "application/json")], &DESCRIBED)
 }
 
 /// The description, as it is kept in `docs/openapi.json`.

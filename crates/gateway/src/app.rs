@@ -1,8 +1,10 @@
 //! The program's state: what every request can reach.
 
+use std::cell::RefCell;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use ring::rand::{SecureRandom, SystemRandom};
@@ -37,14 +39,17 @@ pub struct App {
     pub dir: PathBuf,
     routing: ArcSwap<Routing>,
     draining: AtomicBool,
+    /// When the ledger was last added up for the metrics, in microseconds since 1970.
+    ledger_measured_at: AtomicI64,
 }
 
-/// Makes ids that no two requests share, on any node.
+/// Adding up the ledger takes its lock: however often the metrics are asked for, it is done no more often than this.
+const LEDGER_MEASURED_EVERY: Duration = Duration::from_secs(1);
+
+/// Makes ids that no two requests share, on any node, and that tell nobody how many there were between two of them.
 #[derive(Debug)]
 pub struct RequestIds {
-    /// 40 random bits of this start, then a 40-bit count.
-    next: AtomicU64,
-    start: u128,
+    random: SystemRandom,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -93,6 +98,7 @@ impl App {
             dir: store.dir.clone(),
             routing: ArcSwap::from_pointee(config.routing.clone()),
             draining: AtomicBool::new(false),
+            ledger_measured_at: AtomicI64::new(0),
         };
         Ok((Arc::new(app), store))
     }
@@ -142,8 +148,14 @@ impl App {
     }
 
     pub fn render_metrics(&self) -> String {
-        self.metrics.budgets(&self.books.budgets(|scope| scope.kind() == "tenant"));
-        self.metrics.ledger(&self.books.audit());
+        let now = self.clock().now();
+        let last = self.ledger_measured_at.swap(now.0, Ordering::AcqRel);
+        if now.since(Timestamp(last)) >= LEDGER_MEASURED_EVERY {
+            self.metrics.budgets(&self.books.budgets(|scope| scope.kind() == "tenant"));
+            self.metrics.ledger(&self.books.audit());
+        } else {
+            self.ledger_measured_at.store(last, Ordering::Release);
+        }
         self.metrics.render()
     }
 }
@@ -187,18 +199,29 @@ fn pushed_books(layout: &Layout) -> Vec<PathBuf> {
 
 // === impl RequestIds ===
 
-impl RequestIds {
-    const COUNT_BITS: u32 = 40;
+/// Random bytes for this many ids are asked for at once.
+const IDS_AT_ONCE: usize = 64;
+const ID_RANDOM_BYTES: usize = 10;
 
+impl RequestIds {
     fn new() -> Result<Self, StartError> {
-        let mut bytes = [0; 8];
-        SystemRandom::new().fill(&mut bytes).map_err(|_| StartError::NoRandomness)?;
-        let start = u128::from(u64::from_le_bytes(bytes) >> (64 - Self::COUNT_BITS));
-        Ok(Self { next: AtomicU64::new(0), start })
+        let random = SystemRandom::new();
+        random.fill(&mut [0; ID_RANDOM_BYTES]).map_err(|_| StartError::NoRandomness)?;
+        Ok(Self { random })
     }
 
     pub fn next(&self, now: Timestamp) -> RequestId {
-        let count = self.next.fetch_add(1, Ordering::Relaxed) & ((1 << Self::COUNT_BITS) - 1);
-        RequestId::new(now, self.start << Self::COUNT_BITS | u128::from(count))
+        thread_local! {
+            static STOCK: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+        }
+        STOCK.with_borrow_mut(|stock| {
+            if stock.len() < ID_RANDOM_BYTES {
+                stock.resize(IDS_AT_ONCE * ID_RANDOM_BYTES, 0);
+                self.random.fill(stock).expect("a system that gave randomness at the start goes on giving it");
+            }
+            let taken = stock.split_off(stock.len() - ID_RANDOM_BYTES);
+            let random = taken.iter().fold(0u128, |bits, byte| bits << 8 | u128::from(*byte));
+            RequestId::new(now, random)
+        })
     }
 }

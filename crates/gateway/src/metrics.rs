@@ -54,6 +54,7 @@ struct Families {
     requests: Family<Labels, Counter>,
     cost: Family<Labels, Dollars>,
     charge: Family<Labels, Dollars>,
+    overrun: Family<Labels, Dollars>,
     overhead: Histogram,
     tokens: HistogramFamily,
     duration: HistogramFamily,
@@ -189,6 +190,7 @@ impl Families {
             requests: Family::default(),
             cost: Family::default(),
             charge: Family::default(),
+            overrun: Family::default(),
             overhead: seconds(),
             tokens: Family::new_with_constructor(tokens),
             duration: Family::new_with_constructor(seconds),
@@ -197,6 +199,11 @@ impl Families {
         registry.register("tollgate_requests", "Admitted requests, by how they ended", families.requests.clone());
         registry.register("tollgate_cost_usd", "What admitted requests cost us", families.cost.clone());
         registry.register("tollgate_charge_usd", "What tenants are charged for them", families.charge.clone());
+        registry.register(
+            "tollgate_overrun_usd",
+            "What providers took beyond what was held: the platform's loss",
+            families.overrun.clone(),
+        );
         registry.register_with_unit(
             "tollgate_overhead",
             "Tollgate's own part of a request's latency",
@@ -273,6 +280,12 @@ impl Series {
         if !waited.is_zero() {
             self.families.overhead.observe(took.saturating_sub(waited).as_secs_f64());
         }
+    }
+
+    pub fn overrun(&self, overrun: Amounts) {
+        let labels =
+            vec![("tenant", self.tenant.clone()), ("route", self.route.clone()), ("model", self.model.clone())];
+        self.families.overrun.get_or_create_owned(&labels).inc_by(dollars(overrun.cost.0));
     }
 
     pub fn first_chunk(&self, took: Duration) {

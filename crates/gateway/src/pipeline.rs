@@ -1,6 +1,6 @@
 //! **The** request: [`serve`] is its whole way, from top to bottom.
 //!
-//! authenticate → read → admit (limits, price, reserve) → durable → send → answer → settle → durable → reply.
+//! authenticate → enter (scopes, limits) → read → admit (price, reserve) → durable → send → answer → settle → durable → reply.
 //!
 //! If any of it is dropped in between (the caller left, a panic, the end of the drain), the permit settles itself.
 
@@ -15,7 +15,7 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AF
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use tollgate_admission::{Identity, Permit, Principal};
+use tollgate_admission::{Identity, Permit, Principal, Settled};
 use tollgate_ledger::Amounts;
 use tollgate_serving::backend::{Answer, Backend, Endpoint};
 use tollgate_serving::{Provider, answer};
@@ -71,6 +71,7 @@ pub async fn serve(
     // Who asks, before anything is read of what they ask.
     let principal = app.admission.authenticate(headers::api_key(&head.headers), tenant)?;
     check_project(&principal, &head.headers)?;
+    let entered = app.admission.enter(&principal, surface)?;
 
     // What is asked.
     let body = body::read(incoming, app.server.body_bytes_max, app.server.body_timeout).await?;
@@ -83,7 +84,8 @@ pub async fn serve(
 
     // Whether it may be, and the money for it.
     let identity = Identity { id, attribution };
-    let mut permit = app.admission.admit(&app.books, Arc::clone(&principal), &wire.call, &route.target, identity)?;
+    let mut permit =
+        app.admission.admit(&app.books, Arc::clone(&principal), entered, &wire.call, &route.target, identity)?;
     let series = app.metrics.series(&principal.tenant, &route.target.route, &route.target.model);
     let mut under_way = Underway::new(app, id, principal, route, series, since);
     let outgoing = wire.bounded(&body, bounds(&permit, &wire, &under_way.route));
@@ -222,7 +224,7 @@ fn may_have_worked(status: StatusCode) -> bool {
 
 /// The answer broke off: the provider has worked, and nobody knows for how much.
 async fn broken(under_way: Underway, permit: AppPermit, kind: ProviderFaultKind) -> Refusal {
-    let (amounts, position) = permit.settle_bounded(Outcome::ProviderBroke);
+    let Settled { amounts, position, .. } = permit.settle_bounded(Outcome::ProviderBroke);
     under_way.finished(Outcome::ProviderBroke, Some(amounts), None);
     under_way.warn("the answer broke", &kind);
     if let Some(position) = position
@@ -287,10 +289,13 @@ async fn reply_whole(mut under_way: Underway, permit: AppPermit, whole: Bytes) -
         return Err(broken(under_way, permit, ProviderFaultKind::MalformedAnswer).await);
     };
     let rate = permit.rate;
-    let ((amounts, position), outcome) = match usage {
-        Some(usage) => (permit.settle(usage), Outcome::Completed),
-        None => (permit.settle_bounded(Outcome::UsageMissing), Outcome::UsageMissing),
+    let outcome = if usage.is_some() { Outcome::Completed } else { Outcome::UsageMissing };
+    let settled = match usage {
+        Some(usage) => permit.settle(usage, outcome),
+        None => permit.settle_bounded(outcome),
     };
+    under_way.check_overrun(&settled);
+    let Settled { amounts, position, .. } = settled;
     under_way.at_stake = Some(amounts);
     if let Some(position) = position {
         under_way.app.journal.durable(position).await.map_err(|_| Refusal::LedgerUnavailable)?;
@@ -327,6 +332,16 @@ impl Underway {
     ) -> Self {
         let (app, waited, at_stake) = (Arc::clone(app), Duration::ZERO, None);
         Self { app, id, principal, route, series, since, waited, at_stake, counted: AtomicBool::new(false) }
+    }
+
+    /// A provider that takes more than it was allowed breaks the one thing we rely on: say so, and count it.
+    pub fn check_overrun(&self, settled: &Settled<JournalWriter>) {
+        if settled.overrun != Amounts::ZERO {
+            let (id, tenant, route) = (self.id, &self.principal.tenant, &self.route.target.route);
+            let usd = settled.overrun.cost;
+            tracing::error!(%id, %tenant, %route, %usd, "the provider used more than was held for: the platform's loss");
+            self.series.overrun(settled.overrun);
+        }
     }
 
     /// Says in the log what went wrong with whose request.

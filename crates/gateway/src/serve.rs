@@ -3,17 +3,19 @@
 //! Each worker is a thread with a runtime of its own; a connection lives and dies on one worker, and so do the
 //! connections to providers that it uses. Workers share the listening socket and whoever is free accepts.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use rustls_pki_types::PrivateKeyDer;
 use rustls_pki_types::pem::PemObject;
@@ -35,6 +37,8 @@ const BACKLOG: i32 = 4096;
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
 /// How long past its deadline a reservation may be before it is swept: a permit ends itself well before.
 const SWEEP_GRACE: Duration = Duration::from_secs(20);
+/// Requests at a time on one HTTP/2 connection.
+const STREAMS_MAX: u32 = 128;
 /// A TLS handshake that takes longer is given up.
 const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -52,6 +56,8 @@ pub fn run(config_path: &Path) -> Result<()> {
     let environment = Environment::of_process();
     let config = Config::load(config_path, &environment)?;
     crate::log::start(&config.log)?;
+    // What the store writes is for its owner alone, whoever made its folder.
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     let running = start(&config, Clock::System)?;
     tracing::info!(
         address = %running.address, workers = config.server.workers, tls = config.server.tls.is_some(),
@@ -235,12 +241,23 @@ impl Worker {
             tracing::debug!(%error, "a connection ended before it began");
             return;
         }
-        let (app, watcher) = (Arc::clone(&self.app), graceful.watcher());
+        let (app, watcher, mut stopped) = (Arc::clone(&self.app), graceful.watcher(), self.stopped.clone());
         match self.tls.clone() {
-            None => drop(tokio::spawn(converse(app, socket, watcher, place))),
+            None => drop(tokio::spawn(async move {
+                let http2 = tokio::select! {
+                    http2 = begins_as_http2(&socket, app.server.header_timeout) => http2,
+                    _ = stopped.changed() => None,
+                };
+                if let Some(http2) = http2 {
+                    converse(app, socket, http2, watcher, place).await;
+                }
+            })),
             Some(tls) => drop(tokio::spawn(async move {
                 match tokio::time::timeout(HANDSHAKE_PATIENCE, tls.accept(socket)).await {
-                    Ok(Ok(secured)) => converse(app, secured, watcher, place).await,
+                    Ok(Ok(secured)) => {
+                        let http2 = secured.get_ref().1.alpn_protocol() == Some(b"h2");
+                        converse(app, secured, http2, watcher, place).await;
+                    }
                     Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
                     Err(_) => tracing::debug!("a TLS handshake took too long"),
                 }
@@ -249,10 +266,19 @@ impl Worker {
     }
 }
 
+/// Completes if no request has come by then: who only greets, as HTTP/2 lets it, does not keep its connection for ever.
+async fn silence(spoken: &AtomicBool, patience: Duration) {
+    tokio::time::sleep(patience).await;
+    if spoken.load(Ordering::Relaxed) {
+        std::future::pending::<()>().await;
+    }
+}
+
 /// Serves one connection until it ends.
 async fn converse<S>(
     app: Arc<App>,
     socket: S,
+    http2: bool,
     watcher: hyper_util::server::graceful::Watcher,
     place: tokio::sync::OwnedSemaphorePermit,
 ) where
@@ -260,20 +286,41 @@ async fn converse<S>(
 {
     let header_timeout = app.server.header_timeout;
     app.metrics.connections.inc();
+    let spoken = Arc::new(AtomicBool::new(false));
     let service = service_fn({
-        let app = Arc::clone(&app);
+        let (app, spoken) = (Arc::clone(&app), Arc::clone(&spoken));
         move |request| {
+            spoken.store(true, Ordering::Relaxed);
             let app = Arc::clone(&app);
-            async move { Ok::<_, std::convert::Infallible>(routes::handle(app, request).await) }
+            async move { Ok::<_, Infallible>(routes::handle(app, request).await) }
         }
     });
-    let mut server = auto::Builder::new(TokioExecutor::new());
-    server.http1().timer(TokioTimer::new()).header_read_timeout(header_timeout);
-    server.http2().timer(TokioTimer::new()).max_concurrent_streams(1024);
-    let connection = server.serve_connection(TokioIo::new(socket), service);
-    if let Err(error) = watcher.watch(connection).await {
+    let socket = TokioIo::new(socket);
+    let ended = if http2 {
+        let mut server = http2::Builder::new(TokioExecutor::new());
+        server.timer(TokioTimer::new()).max_concurrent_streams(STREAMS_MAX);
+        server.keep_alive_interval(Some(header_timeout)).keep_alive_timeout(HANDSHAKE_PATIENCE);
+        tokio::select! {
+            ended = watcher.watch(server.serve_connection(socket, service)) => ended,
+            () = silence(&spoken, header_timeout) => Ok(()),
+        }
+    } else {
+        let mut server = http1::Builder::new();
+        server.timer(TokioTimer::new()).header_read_timeout(header_timeout);
+        watcher.watch(server.serve_connection(socket, service)).await
+    };
+    if let Err(error) = ended {
         tracing::debug!(%error, "a connection ended badly");
     }
     app.metrics.connections.dec();
     drop(place);
+}
+
+/// Whether a plain connection begins with HTTP/2's preface. A client that says nothing in time is let go; one that sends
+/// less than a whole preface in its first packet speaks HTTP/1.
+async fn begins_as_http2(socket: &tokio::net::TcpStream, patience: Duration) -> Option<bool> {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let mut first = [0; PREFACE.len()];
+    let peeked = tokio::time::timeout(patience, socket.peek(&mut first)).await.ok()?.ok()?;
+    Some(&first[..peeked] == PREFACE)
 }

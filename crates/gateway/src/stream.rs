@@ -12,6 +12,7 @@ use bytes::Bytes;
 use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio::time::Sleep;
+use tollgate_admission::Settled;
 use tollgate_ledger::Amounts;
 use tollgate_serving::sse::{Broken, Scanner};
 use tollgate_store::journal::Durable;
@@ -154,7 +155,7 @@ impl StreamBody {
                 Poll::Ready(Bytes::new())
             }
             // Without an end mark; but usage is the last thing a provider says, so the answer is whole.
-            Poll::Ready(None) if self.scanner.usage.is_some() => {
+            Poll::Ready(None) if self.scanner.usage_is_final => {
                 self.finish(End::Done);
                 Poll::Ready(Bytes::new())
             }
@@ -198,17 +199,20 @@ impl StreamBody {
     /// Settles, and prepares what goes out last.
     fn finish(&mut self, end: End) {
         let Some(permit) = self.permit.take() else { return };
-        let usage = self.scanner.usage;
+        let complete = self.scanner.usage_is_final || matches!(end, End::Done);
+        let usage = self.scanner.usage.filter(|_| complete);
         let outcome = match (&end, usage) {
             (End::Done, Some(_)) => Outcome::Completed,
             (End::Done, None) => Outcome::UsageMissing,
             (End::Broken(_), _) => Outcome::ProviderBroke,
         };
-        let (amounts, position) = match usage {
+        let settled = match usage {
             // Whatever broke after the provider had told its usage, the usage stands.
-            Some(usage) => permit.settle(usage),
+            Some(usage) => permit.settle(usage, outcome),
             None => permit.settle_bounded(outcome),
         };
+        self.under_way.check_overrun(&settled);
+        let Settled { amounts, position, .. } = settled;
         self.under_way.finished(outcome, Some(amounts), usage);
         let last = match end {
             End::Done => self.end_mark(amounts, usage),

@@ -111,13 +111,15 @@ impl<L: Log> Books<L> {
     /// round: what it gives back is what the request must be bounded to.
     pub fn reserve<T>(
         self: &Arc<Self>,
-        draft: Draft,
+        mut draft: Draft,
         amount: impl FnOnce(Headroom) -> (Amounts, T),
     ) -> Result<(Reservation<L>, T), ReserveError> {
         let scopes = draft.scopes();
         let mut inner = self.lock();
         let at = inner.now(&self.clock);
         inner.log.has_room(inner.ledger.open_count())?;
+        // Where the books' time runs ahead of the clock (which was set back), deadlines are kept in the books' time.
+        draft.deadline = draft.deadline.plus(at.since(self.clock.now()));
         let [cost, charge] = inner.ledger.headroom(&scopes, at);
         let (hold, granted) = amount(Headroom { cost, charge });
         let id = draft.id;

@@ -21,6 +21,9 @@ pub struct Scanner {
     /// The blank line after a removed event goes with it.
     skip_blank: bool,
     pub usage: Option<Usage>,
+    /// The usage came in an event of its own, after the answer: it is that of the whole. Some providers state a running
+    /// usage in every event, which is whole only once `[DONE]` has come.
+    pub usage_is_final: bool,
     /// `[DONE]` has come: nothing after it counts.
     pub done: bool,
     /// The provider sent an error event, or something that is not an event.
@@ -48,7 +51,16 @@ impl Scanner {
     /// `hide_usage` if the caller did not ask for the usage that we always ask for.
     pub fn new(hide_usage: bool) -> Self {
         let carry = BytesMut::new();
-        Self { hide_usage, carry, skip_blank: false, usage: None, done: false, broken: None, chunks: 0 }
+        Self {
+            hide_usage,
+            carry,
+            skip_blank: false,
+            usage: None,
+            usage_is_final: false,
+            done: false,
+            broken: None,
+            chunks: 0,
+        }
     }
 
     /// Takes the next piece of the stream and gives what of it is to be forwarded: the piece itself, wherever nothing
@@ -126,14 +138,15 @@ impl Scanner {
             return Verdict::Stop;
         }
         let Some(raw) = top.get("usage") else { return Verdict::Keep };
+        let only_usage =
+            top.get("choices").is_some_and(|choices| choices.get().replace(char::is_whitespace, "") == "[]");
         if let Some(usage) = answer::read_usage(raw) {
             self.usage = Some(usage);
+            self.usage_is_final |= only_usage;
         }
         if !self.hide_usage {
             return Verdict::Keep;
         }
-        let only_usage =
-            top.get("choices").is_some_and(|choices| choices.get().replace(char::is_whitespace, "") == "[]");
         if only_usage && raw.get() != "null" {
             self.skip_blank = true;
             self.chunks -= 1;
@@ -192,6 +205,15 @@ mod tests {
         assert!(scanner.done && scanner.broken.is_none());
         assert_eq!(scanner.usage, Some(Usage { input_tokens: 3, output_tokens: 2, ..Usage::default() }));
         assert_eq!(scanner.chunks, 2);
+    }
+
+    #[test]
+    fn a_running_usage_is_not_taken_for_the_last_one() {
+        let running = "data: {\"choices\":[{\"index\":0}],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":1}}\n\n";
+        let (_, scanner) = run(running, true, &[]);
+        assert!(scanner.usage.is_some() && !scanner.usage_is_final);
+        let (_, scanner) = run(STREAM, true, &[]);
+        assert!(scanner.usage_is_final);
     }
 
     #[test]

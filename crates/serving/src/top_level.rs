@@ -49,6 +49,10 @@ impl<'a> TopLevel<'a> {
         self.get(key).filter(|value| value.get() != "null")
     }
 
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.members.iter().map(|(name, _)| &**name)
+    }
+
     pub fn is_empty(&self) -> bool {
         self.members.is_empty()
     }

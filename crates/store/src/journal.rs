@@ -98,6 +98,8 @@ struct Buffer {
 #[derive(Debug, Default)]
 struct Spare {
     ready: Option<File>,
+    /// The writing thread has taken the spare and is about to use it.
+    beginning: bool,
     wanted: bool,
     error: Option<String>,
     stop: bool,
@@ -229,8 +231,13 @@ fn reopen(dir: &Path, index: u64, end: &End) -> io::Result<File> {
     if end.torn {
         let size = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
         file.write_all_at(&vec![0; size - end.offset], end.offset as u64)?;
-        file.sync_all()?;
     }
+    // What was read may have come from memory alone: after a failed fsync the kernel holds pages that it takes for clean
+    // and that are not on the disk. Written once more they are dirty again, and the sync means something.
+    let mut whole = vec![0; end.offset];
+    file.read_exact_at(&mut whole, 0)?;
+    file.write_all_at(&whole, 0)?;
+    file.sync_all()?;
     Ok(file)
 }
 
@@ -260,6 +267,7 @@ impl Log for JournalWriter {
         let spare = lock(&shared.spare);
         match (&spare.ready, &spare.error) {
             (Some(_), _) => Ok(()),
+            _ if spare.beginning => Ok(()),
             (None, Some(error)) => Err(LogUnavailable(error.clone())),
             (None, None) => Err(LogUnavailable("the next segment is not ready yet".to_owned())),
         }
@@ -453,6 +461,7 @@ impl Writing {
         let mut spare = lock(&self.shared.spare);
         let file = loop {
             if let Some(file) = spare.ready.take() {
+                spare.beginning = true;
                 break file;
             }
             if spare.stop {
@@ -460,15 +469,18 @@ impl Writing {
             }
             spare = self.shared.spare_changed.wait(spare).unwrap_or_else(PoisonError::into_inner);
         };
+        // Reservations look at the spare under the books' lock: they must not wait for these two syncs.
+        drop(spare);
         segment::begin(&file, &spare_path(&self.shared.dir), &self.shared.dir, &start)?;
         let size = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
-        spare.wanted = true;
+        self.shared.room.store(size - segment::HEADER_BYTES, Ordering::Release);
+        let mut spare = lock(&self.shared.spare);
+        (spare.beginning, spare.wanted) = (false, true);
         drop(spare);
         self.shared.spare_changed.notify_all();
         self.file = file;
         self.index = start.index;
         self.offset = segment::HEADER_BYTES;
-        self.shared.room.store(size - self.offset, Ordering::Release);
         Ok(())
     }
 }

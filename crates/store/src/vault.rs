@@ -166,7 +166,13 @@ impl Vault {
         let wrapped = self.encryption.wrap(tenant.as_str(), &key)?;
         let reused = slots.free.pop();
         let at = reused.unwrap_or(slots.end);
-        slots.write(&self.path, at, Some((tenant.as_str(), &wrapped)))?;
+        if let Err(error) = slots.write(&self.path, at, Some((tenant.as_str(), &wrapped))) {
+            // Whatever of it reached the disk must not be found there later beside another key of this tenant.
+            if slots.write(&self.path, at, None).is_ok() {
+                slots.free.extend(reused);
+            }
+            return Err(error);
+        }
         if reused.is_none() {
             slots.end += SLOT_BYTES as u64;
         }
@@ -181,8 +187,9 @@ impl Vault {
     /// Overwrites a tenant's data key with zeros, durably. Everything sealed under it is unreadable from then on.
     pub fn destroy(&self, tenant: &TenantId) -> Result<(), VaultError> {
         let mut slots = self.lock();
-        let (at, _) = slots.tenants.remove(tenant).ok_or_else(|| VaultError::NoKey(tenant.to_string()))?;
+        let at = slots.tenants.get(tenant).map(|(at, _)| *at).ok_or_else(|| VaultError::NoKey(tenant.to_string()))?;
         slots.write(&self.path, at, None)?;
+        slots.tenants.remove(tenant);
         slots.free.push(at);
         Ok(())
     }
@@ -276,7 +283,9 @@ impl Slots {
                 Some((STORE_SECRET, wrapped)) if at == HEADER_BYTES => secret = Some(wrapped.to_vec()),
                 Some((name, _)) => {
                     let tenant = name.parse().map_err(|_| unusable("a slot with a strange name"))?;
-                    self.tenants.insert(tenant, (at, None));
+                    if self.tenants.insert(tenant, (at, None)).is_some() {
+                        return Err(unusable("two keys of one tenant"));
+                    }
                 }
                 None if at == HEADER_BYTES => return Err(unusable("the store's own secret is damaged")),
                 None => self.free.push(at),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tollgate_types::{Refusal, Surface};
 
@@ -36,7 +36,7 @@ pub async fn handle(app: Arc<App>, request: Request<Incoming>) -> Response<Body>
         }
         (&Method::GET, "/healthz") if tenant.is_none() => Ok(text(StatusCode::OK, "ok\n")),
         (&Method::GET, "/readyz") if tenant.is_none() => Ok(ready(&app)),
-        (&Method::GET, "/metrics") if tenant.is_none() => Ok(metrics(&app)),
+        (&Method::GET, "/metrics") if tenant.is_none() => metrics(&app, request.headers()),
         (_, rest) if tenant.is_none() && rest.starts_with("/admin/v1/") => admin::handle(&app, request).await,
         _ => Err(Refusal::NotFound),
     };
@@ -65,11 +65,15 @@ fn ready(app: &App) -> Response<Body> {
     }
 }
 
-fn metrics(app: &App) -> Response<Body> {
+/// Metrics name tenants: on an address that others reach, they are for the bearer of the admin key.
+fn metrics(app: &App, headers: &HeaderMap) -> Result<Response<Body>, Refusal> {
+    if !app.server.listen.ip().is_loopback() && !admin::has_admin_key(app, headers) {
+        return Err(Refusal::InvalidApiKey);
+    }
     let mut response = text(StatusCode::OK, &app.render_metrics());
     let openmetrics = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
     response.headers_mut().insert(CONTENT_TYPE, openmetrics);
-    response
+    Ok(response)
 }
 
 pub fn json(body: Bytes) -> Response<Body> {

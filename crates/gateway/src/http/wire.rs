@@ -34,6 +34,10 @@ pub struct Bounds<'a> {
 pub const CHOICES_MAX: u64 = 128;
 /// Largest bound on output that is accepted; above it the arithmetic of holds would be meaningless.
 pub const OUTPUT_TOKENS_MAX: u64 = 1_000_000_000;
+/// Allowance for a provider's chat template, in tokens a request.
+pub const TEMPLATE_TOKENS: u64 = 128;
+/// Allowance for a provider's instructions on tools and structured output, in tokens a request.
+pub const STRUCTURE_TOKENS: u64 = 512;
 
 /// Reads a chat completion request.
 pub fn read_chat(body: &[u8]) -> Result<WireRequest<'_>, Refusal> {
@@ -53,7 +57,7 @@ pub fn read_chat(body: &[u8]) -> Result<WireRequest<'_>, Refusal> {
             max_completion_tokens: output_tokens(&top, "max_completion_tokens")?,
         },
         choices: choices(&top)?,
-        input_bytes: bytes_of(body.len()).saturating_sub(content.image_bytes),
+        input_bytes: bytes_of(body.len()).saturating_sub(content.image_bytes).saturating_add(template_tokens(&top)),
         images: content.images,
         prediction_bytes: top.present("prediction").map_or(0, |raw| bytes_of(raw.get().len())),
         unbounded: content.unbounded.or_else(|| unbounded_member(&top)),
@@ -116,12 +120,25 @@ impl WireRequest<'_> {
                 edits.replace(self.top.range_of(raw), tokens.to_string());
             }
         }
-        if self.call.output_limit.tokens().is_none() {
-            match self.top.get(name) {
-                // It is there, and null.
-                Some(raw) => edits.replace(self.top.range_of(raw), tokens.to_string()),
-                None => edits.insert(name, &tokens.to_string()),
+        // Sent under the other name alone, it would go unread by a provider that knows only its own.
+        let renamed = self.call.output_limit.max_tokens.is_none() && name == "max_tokens";
+        if let (true, Some(sent)) = (renamed, self.call.output_limit.max_completion_tokens) {
+            if let Some(member) = self.top.range_of_member("max_completion_tokens") {
+                edits.replaced.retain(|(range, _)| range.start < member.start || range.end > member.end);
+                edits.replace(member, String::new());
             }
+            return self.set(edits, name, sent.min(tokens));
+        }
+        if self.call.output_limit.tokens().is_none() {
+            self.set(edits, name, tokens);
+        }
+    }
+
+    /// Sets a member to a number, whether it is there (and null) or not.
+    fn set(&self, edits: &mut Edits, name: &str, number: u64) {
+        match self.top.get(name) {
+            Some(raw) => edits.replace(self.top.range_of(raw), number.to_string()),
+            None => edits.insert(name, &number.to_string()),
         }
     }
 
@@ -192,7 +209,48 @@ impl Edits {
 }
 
 fn read_object(body: &[u8]) -> Result<TopLevel<'_>, Refusal> {
-    TopLevel::parse(body).map_err(|error| Refusal::invalid(error.to_string()))
+    let top = TopLevel::parse(body).map_err(|error| Refusal::invalid(error.to_string()))?;
+    if let Some(twin) = top.keys().find(|key| is_twin_of(key, &READ)) {
+        let shown: String = twin.chars().take(64).collect();
+        return Err(Refusal::invalid(format!("'{shown}' is a name that must be written in lower case")));
+    }
+    Ok(top)
+}
+
+/// Names that we read, or refuse. Some servers take `MAX_TOKENS` for `max_tokens`, and the last one counts: a twin that
+/// we passed on as unknown would undo what we held for.
+const READ: [&str; 21] = [
+    "model",
+    "messages",
+    "input",
+    "stream",
+    "stream_options",
+    "max_tokens",
+    "max_completion_tokens",
+    "n",
+    "best_of",
+    "prediction",
+    "service_tier",
+    "tools",
+    "modalities",
+    "audio",
+    "models",
+    "plugins",
+    "web_search",
+    "web_search_options",
+    "search_parameters",
+    "documents",
+    "chat_template",
+];
+
+/// Whether `key` is one of `names` but for the case of its letters, as Go's JSON reader folds them.
+fn is_twin_of(key: &str, names: &[&str]) -> bool {
+    let is_plain = key.bytes().all(|b| b.is_ascii() && !b.is_ascii_uppercase());
+    if is_plain {
+        return false;
+    }
+    let folded = key.to_uppercase().to_lowercase();
+    names.contains(&&*folded)
 }
 
 fn read<'a, T: Deserialize<'a>>(raw: &'a RawValue, param: &'static str) -> Result<T, Refusal> {
@@ -246,7 +304,11 @@ fn include_usage(top: &TopLevel<'_>) -> Result<bool, Refusal> {
 
 /// What has no bound on its cost that we know of: tools that the provider runs itself, sound, other models.
 fn unbounded_member(top: &TopLevel<'_>) -> Option<&'static str> {
-    const UNBOUNDED: [(&str, &str); 6] = [
+    const UNBOUNDED: [(&str, &str); 10] = [
+        ("documents", "documents beside the messages ('documents')"),
+        ("chat_template", "a chat template of the caller's ('chat_template')"),
+        ("preset", "a preset kept by the provider ('preset')"),
+        ("compound_custom", "tools that the provider runs ('compound_custom')"),
         ("web_search_options", "a web search by the provider ('web_search_options')"),
         ("search_parameters", "a search by the provider ('search_parameters')"),
         ("web_search", "a web search by the provider ('web_search')"),
@@ -255,23 +317,39 @@ fn unbounded_member(top: &TopLevel<'_>) -> Option<&'static str> {
         ("models", "a choice of models by the provider ('models')"),
     ];
     let member = UNBOUNDED.iter().find(|(name, _)| top.present(name).is_some()).map(|(_, what)| *what);
-    member.or_else(|| hosted_tool(top)).or_else(|| spoken(top))
+    let kept = || {
+        let extra = top.present("extra_body")?;
+        extra.get().contains("cached_content").then_some("content kept by the provider ('cached_content')")
+    };
+    member.or_else(kept).or_else(|| hosted_tool(top)).or_else(|| spoken(top))
 }
 
+/// A tool of any type but those that the caller runs; what cannot be read for certain is taken to be one.
 fn hosted_tool(top: &TopLevel<'_>) -> Option<&'static str> {
-    #[derive(Deserialize)]
-    struct Tool<'a> {
-        #[serde(borrow, rename = "type", default)]
-        kind: Cow<'a, str>,
-    }
-    let tools: Vec<Tool> = serde_json::from_str(top.present("tools")?.get()).ok()?;
-    let ours = |tool: &Tool| matches!(&*tool.kind, "function" | "custom");
-    (!tools.iter().all(ours)).then_some("a tool that the provider runs itself")
+    let raw = top.present("tools")?;
+    let Ok(tools) = serde_json::from_str::<Vec<&RawValue>>(raw.get()) else {
+        return Some("a list of tools that cannot be read ('tools')");
+    };
+    (!tools.iter().all(|tool| is_the_caller_s(tool))).then_some("a tool that the provider runs itself")
+}
+
+fn is_the_caller_s(tool: &RawValue) -> bool {
+    let Ok(tool) = TopLevel::parse(tool.get().as_bytes()) else { return false };
+    let kind = tool.get("type").and_then(|kind| serde_json::from_str::<Cow<str>>(kind.get()).ok());
+    matches!(kind.as_deref(), Some("function" | "custom")) && !tool.keys().any(|key| is_twin_of(key, &["type"]))
+}
+
+/// Input tokens that a provider may add to what is sent: the preamble of its chat template, and its instructions for
+/// tools and structured output. Measured ones lie below 100 and 350.
+fn template_tokens(top: &TopLevel<'_>) -> u64 {
+    let structured = ["tools", "functions", "response_format"].iter().any(|name| top.present(name).is_some());
+    TEMPLATE_TOKENS + if structured { STRUCTURE_TOKENS } else { 0 }
 }
 
 fn spoken(top: &TopLevel<'_>) -> Option<&'static str> {
-    let modalities: Vec<Cow<str>> = serde_json::from_str(top.present("modalities")?.get()).ok()?;
-    modalities.iter().any(|modality| modality != "text").then_some("output that is not text ('modalities')")
+    let modalities = serde_json::from_str::<Vec<Cow<str>>>(top.present("modalities")?.get());
+    let only_text = modalities.is_ok_and(|all| all.iter().all(|modality| modality == "text"));
+    (!only_text).then_some("output that is not text ('modalities')")
 }
 
 /// What is embedded must be text or tokens, whose number their bytes bound.
@@ -456,10 +534,12 @@ impl Part<'_> {
         let nothing = Messages::default();
         match &*self.kind {
             "text" | "refusal" => nothing,
-            "image_url" => {
-                let url = self.image_url.as_ref().map_or(0, |image| image.url.len());
-                Messages { images: 1, image_bytes: bytes_of(url), ..nothing }
-            }
+            "image_url" => match self.image_url.as_ref().map(|image| &*image.url) {
+                Some(url) if url.starts_with("data:") && !url.starts_with("data:image/") => {
+                    Messages { unbounded: Some("a file in a message (an 'image_url' that is no image)"), ..nothing }
+                }
+                url => Messages { images: 1, image_bytes: bytes_of(url.map_or(0, str::len)), ..nothing },
+            },
             "input_audio" => Messages { unbounded: Some("sound in a message ('input_audio')"), ..nothing },
             "file" => Messages { unbounded: Some("a file in a message ('file')"), ..nothing },
             _ => Messages { unbounded: Some("a part of a message that is neither text nor an image"), ..nothing },

@@ -44,7 +44,7 @@ fn an_image_counts_as_an_image_however_it_is_written_and_not_by_its_bytes() {
         );
         let call = chat(&body);
         assert_eq!(call.images, 1);
-        assert!(call.input_bytes < 300, "{}", call.input_bytes);
+        assert!(call.input_bytes < 300 + TEMPLATE_TOKENS, "{}", call.input_bytes);
     }
 }
 
@@ -58,6 +58,13 @@ fn what_has_no_bound_is_named() {
     check(r#""modalities":["text","audio"]"#, "modalities");
     check(r#""tools":[{"type":"function"},{"type":"code_interpreter"}]"#, "runs itself");
     check(r#""models":["a","b"]"#, "models");
+    check(r#""tools":[{"type":"function","type":"web_search"}]"#, "runs itself");
+    check(r#""tools":[{"type":"function","Type":"web_search"}]"#, "runs itself");
+    check(r#""tools":[{"function":{}}]"#, "runs itself");
+    check(r#""tools":"all""#, "cannot be read");
+    check(r#""modalities":"audio""#, "modalities");
+    check(r#""chat_template":"{% for x in y %}""#, "chat_template");
+    check(r#""extra_body":{"google":{"cached_content":"x"}}"#, "cached_content");
     let part = |part: &str| {
         let body = format!(r#"{{"model":"m","messages":[{{"role":"user","content":[{part}]}}]}}"#);
         read_chat(body.as_bytes()).expect("a chat request").call.unbounded
@@ -65,6 +72,7 @@ fn what_has_no_bound_is_named() {
     assert!(part(r#"{"type":"input_audio","input_audio":{}}"#).is_some());
     assert!(part(r#"{"type":"file","file":{}}"#).is_some());
     assert!(part(r#"{"type":"video_url"}"#).is_some());
+    assert!(part(r#"{"type":"image_url","image_url":{"url":"data:application/pdf;base64,AAAA"}}"#).is_some());
     assert_eq!(part(r#"{"type":"text","text":"input_audio"}"#), None);
     assert!(chat(r#"{"model":"m","messages":[],"service_tier":"priority"}"#).priced_apart.is_some());
 }
@@ -105,6 +113,9 @@ fn what_is_malformed_is_refused_with_its_reason() {
     check(r#"{"model":"m","messages":[],"n":129}"#, "'n' must be");
     check(r#"{"model":"m","messages":[],"stream":"yes"}"#, "'stream'");
     check(r#"{"model":"m","model":"dear","messages":[]}"#, "duplicate key");
+    for twin in ["MODEL", "Max_Tokens", "N", "ſtream", "max_to\u{212a}ens"] {
+        check(&format!(r#"{{"model":"m","messages":[],"{twin}":1}}"#), "lower case");
+    }
     assert!(read_embeddings(br#"{"model":"m"}"#).is_err());
     assert!(read_chat(b"{\"model\":\"\xff\"}").is_err());
 }
@@ -130,6 +141,20 @@ fn output_is_bounded_to_what_is_paid_for() {
     check(
         r#"{"model":"gpt-4o-mini","messages":[],"max_completion_tokens":null}"#,
         r#"{"model":"gpt-4o-mini","messages":[],"max_completion_tokens":100}"#,
+    );
+}
+
+#[test]
+fn a_bound_goes_out_under_the_name_that_the_provider_reads() {
+    let bounds = Bounds { output_limit_name: "max_tokens", ..BOUNDS };
+    let check = |body: &str, expected: &str| assert_eq!(bounded(body, bounds), expected);
+    check(
+        r#"{"model":"gpt-4o-mini","max_completion_tokens":5,"messages":[]}"#,
+        r#"{"model":"gpt-4o-mini","messages":[],"max_tokens":5}"#,
+    );
+    check(
+        r#"{"model":"gpt-4o-mini","messages":[],"max_completion_tokens":500,"max_tokens":null}"#,
+        r#"{"model":"gpt-4o-mini","messages":[],"max_tokens":100}"#,
     );
 }
 

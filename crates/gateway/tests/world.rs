@@ -141,7 +141,7 @@ pub fn dead_address() -> std::net::SocketAddr {
 /// Everything a test needs.
 pub struct World {
     pub gateway: Running,
-    pub sim: tollgate_sim::Running,
+    _sim: tollgate_sim::Running,
     pub truth: Arc<Truth>,
     pub admin: AdminClient,
     pub http: Http,
@@ -164,6 +164,13 @@ impl World {
     }
 
     pub async fn in_folder(setup: Setup, dir: TempDir) -> Self {
+        let mut world = Self::reopened(setup, dir).await;
+        (world.key_id, world.key) = world.tenant("demo").await;
+        world
+    }
+
+    /// Over a store that has its tenants already: the keys are for the caller to fill in.
+    pub async fn reopened(setup: Setup, dir: TempDir) -> Self {
         let sim = tollgate_sim::spawn(setup.sim).expect("a simulator");
         let text = format!(
             "[server]\nlisten = \"127.0.0.1:0\"\nworkers = 2\ndrain_seconds = 2\n{}\n\
@@ -185,9 +192,7 @@ impl World {
         let admin = AdminClient::new(&base, ADMIN_KEY).expect("an address");
         let truth = sim.truth();
         let http = Http::to(&base);
-        let mut world = Self { gateway, sim, truth, admin, http, key: String::new(), key_id: String::new(), dir };
-        (world.key_id, world.key) = world.tenant("demo").await;
-        world
+        Self { gateway, _sim: sim, truth, admin, http, key: String::new(), key_id: String::new(), dir }
     }
 
     /// A new tenant and a key of its: the key's id and the key.
@@ -255,16 +260,18 @@ impl World {
     }
 
     /// Stops in order, and has the files say that everything adds up.
-    pub async fn close(self) {
+    pub async fn close(self) -> TempDir {
         let Self { gateway, http, admin, dir, .. } = self;
         drop((http, admin));
         let stopping = tokio::task::spawn_blocking(move || {
             gateway.stop();
-            tollgate_store::verify::verify(&dir.path().join("data"), |_, _| ()).expect("readable")
+            let report = tollgate_store::verify::verify(&dir.path().join("data"), |_, _| ()).expect("readable");
+            (report, dir)
         });
-        let report = within("an orderly end", stopping).await.expect("no panic");
+        let (report, dir) = within("an orderly end", stopping).await.expect("no panic");
         assert_eq!((report.drift.0, &report.disagreements), (0, &vec![]));
         assert_eq!(report.audit.reservations_pending, 0, "no hold outlives an orderly end");
+        dir
     }
 }
 
@@ -317,13 +324,7 @@ impl Http {
         within(path, self.client.request(request)).await.expect("an answer")
     }
 
-    pub async fn send(
-        &self,
-        method: Method,
-        path: &str,
-        headers: &[(&str, String)],
-        body: impl Into<Bytes>,
-    ) -> Answer {
+    pub async fn send(&self, method: Method, path: &str, headers: &[(&str, String)], body: impl Into<Bytes>) -> Answer {
         Answer::read(self.open(method, path, headers, body).await).await
     }
 

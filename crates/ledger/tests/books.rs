@@ -268,8 +268,10 @@ fn a_log_without_room_takes_no_new_work_and_still_ends_the_old() {
     let (second, ()) = reserve(2).expect("room");
     assert_eq!(told_open.load(Ordering::SeqCst), 1, "asked with one open, before the second was held");
 
+    assert_eq!(books.takes_work(), Ok(()));
     full.store(true, Ordering::SeqCst);
     let unavailable = LogUnavailable("the disk is full".into());
+    assert_eq!(books.takes_work(), Err(unavailable.clone()));
     assert_eq!(reserve(3).err(), Some(ReserveError::Unavailable(unavailable.clone())));
     assert_eq!(told_open.load(Ordering::SeqCst), 2);
     let [tenant, _, _] = Who::acme().scopes();

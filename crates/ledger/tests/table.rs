@@ -1,5 +1,7 @@
 //! The state machine, by tables: every guard with its own reason, every transition with its sums.
 
+use std::time::Duration;
+
 use tollgate_ledger::account::Columns;
 use tollgate_ledger::{Amounts, Ledger, Record, Rejected, Reservation, Sums};
 use tollgate_types::refusal::BudgetExceeded;
@@ -608,6 +610,22 @@ fn a_clock_that_goes_back_gives_no_period_a_second_time() {
     assert_eq!(desk.headroom(&Who::acme()).cost, Some(PicoSum(10)), "still tomorrow");
     let restarted = desk.restarted();
     assert_eq!(restarted.headroom(&Who::acme()).cost, Some(PicoSum(10)), "after a restart too");
+}
+
+#[test]
+fn a_deadline_is_as_far_away_in_the_books_time_as_it_was_by_the_clock() {
+    let desk = Desk::new();
+    desk.clock.advance(DAY);
+    drop(desk.reserve(&Who::acme(), 1, both(1)).expect("no cap"));
+    desk.turn_back(DAY);
+    // By the clock an hour from now; by the books, whose time does not go back, a day and an hour after the start.
+    let under_way = desk.reserve_until(start().plus(HOUR), 2, both(10));
+    let Record::Reserved(reserved) = desk.last_record() else { panic!("the hold is the last record") };
+    assert_eq!((reserved.at, reserved.deadline), (start().plus(DAY), start().plus(DAY + HOUR)));
+    assert_eq!(desk.books.sweep(Duration::ZERO), 0, "it still has its hour");
+    desk.clock.advance(DAY + 2 * HOUR);
+    assert_eq!(desk.books.sweep(Duration::ZERO), 1);
+    drop(under_way);
 }
 
 fn time_of(record: &Record) -> Timestamp {

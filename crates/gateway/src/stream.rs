@@ -16,9 +16,10 @@ use tollgate_admission::Settled;
 use tollgate_ledger::Amounts;
 use tollgate_serving::sse::{Broken, Scanner};
 use tollgate_store::journal::Durable;
+use tollgate_types::clock::Stopwatch;
 use tollgate_types::refusal::{ProviderFault, ProviderFaultKind};
 use tollgate_types::usage::Outcome;
-use tollgate_types::{Refusal, Timestamp, Usage};
+use tollgate_types::{Refusal, Usage};
 
 use crate::http::{headers, refusal};
 use crate::pipeline::{AppPermit, Underway};
@@ -30,10 +31,10 @@ pub struct StreamBody {
     upstream: Option<Incoming>,
     scanner: Scanner,
     state: State,
-    started: Timestamp,
+    started: Stopwatch,
     /// What was left of the total timeout then.
     total_left: Duration,
-    last_piece: Timestamp,
+    last_piece: Stopwatch,
     alarm: Pin<Box<Sleep>>,
     first_piece_seen: bool,
 }
@@ -58,7 +59,7 @@ enum End {
 
 impl StreamBody {
     pub fn new(under_way: Underway, permit: AppPermit, upstream: Incoming, hide_usage: bool) -> Self {
-        let now = under_way.app.clock().now();
+        let now = Stopwatch::start();
         let timeouts = under_way.route.provider.timeouts;
         let left = timeouts.total.saturating_sub(under_way.waited);
         Self {
@@ -168,7 +169,7 @@ impl StreamBody {
     }
 
     fn arrived(&mut self) {
-        self.last_piece = self.under_way.app.clock().now();
+        self.last_piece = Stopwatch::start();
         if !self.first_piece_seen {
             self.first_piece_seen = true;
             self.under_way.waited = self.under_way.since.elapsed();
@@ -182,9 +183,8 @@ impl StreamBody {
         let timeouts = self.under_way.route.provider.timeouts;
         loop {
             std::task::ready!(self.alarm.as_mut().poll(context));
-            let now = self.under_way.app.clock().now();
-            let idle_left = left(timeouts.idle, now.since(self.last_piece));
-            let total_left = left(self.total_left, now.since(self.started));
+            let idle_left = left(timeouts.idle, self.last_piece.elapsed());
+            let total_left = left(self.total_left, self.started.elapsed());
             match idle_left.zip(total_left) {
                 Some((idle, total)) => self.alarm = Box::pin(tokio::time::sleep(idle.min(total))),
                 None => {
@@ -236,6 +236,19 @@ impl StreamBody {
         let provider = self.under_way.route.provider.name.to_string();
         self.under_way.warn("a stream broke", &kind);
         error_event(&Refusal::Provider(ProviderFault { provider, kind, retry_after: None }))
+    }
+}
+
+impl Drop for StreamBody {
+    fn drop(&mut self) {
+        // The caller left. Otherwise the permit posts its whole hold; but the provider has told the usage already.
+        if let (true, Some(usage)) = (self.scanner.usage_is_final, self.scanner.usage)
+            && let Some(permit) = self.permit.take()
+        {
+            let settled = permit.settle(usage, Outcome::ClientGone);
+            self.under_way.check_overrun(&settled);
+            self.under_way.finished(Outcome::ClientGone, Some(settled.amounts), Some(usage));
+        }
     }
 }
 

@@ -10,7 +10,14 @@ use crate::Target;
 pub const TARGET: Target = Target {
     name: "headers",
     check: check_headers,
-    seeds: &["Bearer tg_k1_0123456789abcdef", "bearer  tg_1 ", "Basic dXNlcjpwYXNz", "run-2026-11-23 \"a\\b\"", "tg_1"],
+    seeds: &[
+        "Bearer tg_k1_0123456789abcdef",
+        "bearer  tg_1 ",
+        "Basic dXNlcjpwYXNz",
+        "run-2026-11-23 \"a\\b\"",
+        "tg_1",
+        "longest-longest-longest-longest-longest-longest-longest-longest-longest-longest-longest-longest-longest-longest-longest-longest-longest-longest-longest-longest-longest-longest-longest-longest-longest-longest-longest-longest-longest-longest-longest-longest-",
+    ],
     words: &["Bearer ", " ", "\t", "\u{0}", "\r\n", "tg_", "\u{e9}", "bEaReR", "\"", "\\"],
     takes_noise: false,
 };

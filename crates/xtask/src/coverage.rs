@@ -20,6 +20,9 @@ const PERCENT_MIN: f64 = 80.0;
 /// Files that do not count, each with its reason. Tests themselves never count (see [`counts`]).
 const EXCLUDED: &[(&str, &str)] = &[];
 
+/// Beside the profiles: the programs that wrote them.
+const PROGRAMS: &str = "programs.txt";
+
 /// A clone of `main` has no branch to compare with: the change is then what was committed in one sitting, that is within
 /// this time before its last commit.
 const SITTING_SECONDS: i64 = 4 * 3_600;
@@ -44,10 +47,10 @@ pub fn run_tests(args: &[String]) -> Result<()> {
     if !status.success() {
         bail!("tests failed");
     }
-    Ok(())
+    fs::write(profiles.with_file_name(PROGRAMS), programs()?.join("\n")).context("cannot note what ran")
 }
 
-/// Merges what the tests left, writes `lcov.info` and `coverage.json` beside the profiles, prints a table and judges.
+/// Merges what the tests left, writes `lcov.info` beside the profiles, prints a table and judges.
 pub fn run(base: Option<&str>) -> Result<()> {
     let lcov_text = export()?;
     let root = tree::root();
@@ -70,6 +73,11 @@ pub fn run(base: Option<&str>) -> Result<()> {
 }
 
 fn judge(whole: Tally, changed: Tally) -> Result<()> {
+    if whole.lines > 0 && whole.covered == 0 {
+        bail!(
+            "nothing was covered: the programs were built anew after the tests ran; `cargo xtask test` runs them again"
+        );
+    }
     if whole.percent() < PERCENT_MIN {
         bail!("{:.2} % of the workspace's lines are covered, at least {PERCENT_MIN} % must be", whole.percent());
     }
@@ -120,7 +128,8 @@ fn export() -> Result<String> {
     let mut command = tree::program(llvm_tool("cov")?);
     command.args(["export", "-format=lcov", "-instr-profile"]).arg(&merged);
     command.arg("-ignore-filename-regex=/\\.cargo/|/rustc/|/build/");
-    for program in programs()? {
+    let programs = fs::read_to_string(profiles.with_file_name(PROGRAMS)).context("`cargo xtask test` comes first")?;
+    for program in programs.lines() {
         command.arg("-object").arg(program);
     }
     let report = tree::output(&mut command)?;
@@ -128,7 +137,8 @@ fn export() -> Result<String> {
     Ok(report)
 }
 
-/// Every test binary and every binary that tests start. All of them are fresh: this builds nothing.
+/// Every test binary and every binary that tests start. Asked right after the tests ran, in the same environment, this builds
+/// nothing; later, another environment might build them anew, and profiles fit only the programs that wrote them.
 fn programs() -> Result<Vec<String>> {
     let messages = tree::output(
         instrumented(&["test", "--no-run", "--quiet"]).args(["--message-format", "json-render-diagnostics"]),
@@ -298,6 +308,13 @@ mod tests {
         assert_eq!(refusal, "70.00 % of the workspace's lines are covered, at least 80 % must be");
         let refusal = judge(enough, little).expect_err("70 % is too little").to_string();
         assert_eq!(refusal, "70.00 % of the changed lines are covered, at least 80 % must be");
+    }
+
+    #[test]
+    fn profiles_of_other_programs_are_not_mistaken_for_missing_tests() {
+        let nothing = Tally { lines: 10, covered: 0 };
+        let refusal = judge(nothing, nothing).expect_err("nothing is too little").to_string();
+        assert!(refusal.starts_with("nothing was covered: the programs were built anew"), "{refusal}");
     }
 
     #[test]

@@ -71,6 +71,9 @@ impl Scanner {
         }
         let text = if self.carry.is_empty() {
             piece
+        } else if memchr(b'\n', &piece).is_none() {
+            // Still the same line: it is looked at once, when it is whole.
+            return self.keep_for_later(&piece);
         } else {
             self.carry.extend_from_slice(&piece);
             self.carry.split().freeze()
@@ -96,12 +99,18 @@ impl Scanner {
             at += length + 1;
         }
         if at < text.len() {
-            self.carry.extend_from_slice(&text[at..]);
-            if self.carry.len() > EVENT_BYTES_MAX {
-                self.broken = Some(Broken::Malformed);
-            }
+            self.keep_for_later(&text[at..]);
         }
         out.map_or_else(|| text.slice(..at), BytesMut::freeze)
+    }
+
+    /// Keeps the beginning of a line; nothing of it may be forwarded before it was judged.
+    fn keep_for_later(&mut self, text: &[u8]) -> Bytes {
+        self.carry.extend_from_slice(text);
+        if self.carry.len() > EVENT_BYTES_MAX {
+            self.broken = Some(Broken::Malformed);
+        }
+        Bytes::new()
     }
 
     /// Judges one line, with its end.

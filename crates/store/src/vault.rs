@@ -94,7 +94,7 @@ impl MasterKey {
     pub fn from_hex(text: &str) -> Result<Self, VaultError> {
         let text = text.trim();
         let mut bytes = Zeroizing::new([0u8; KEY_BYTES]);
-        if text.len() != 2 * KEY_BYTES || !text.is_ascii() {
+        if text.len() != 2 * KEY_BYTES || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
             return Err(VaultError::MalformedMasterKey);
         }
         for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
@@ -413,7 +413,7 @@ mod tests {
 
     #[test]
     fn a_master_key_is_64_hexadecimal_digits() {
-        for bad in ["", "ab", &"g".repeat(64), &"é".repeat(32), &"a".repeat(65)] {
+        for bad in ["", "ab", &"g".repeat(64), &"é".repeat(32), &"a".repeat(65), &"+f".repeat(32)] {
             assert!(matches!(MasterKey::from_hex(bad), Err(VaultError::MalformedMasterKey)), "{bad}");
         }
         assert!(MasterKey::from_hex(&format!(" {}\n", "0f".repeat(32))).is_ok());

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use tollgate_serving::top_level::TopLevel;
 use tollgate_types::{Call, OutputLimit, Refusal, Surface};
@@ -439,6 +439,10 @@ impl<'de> Deserialize<'de> for Message {
                                 all.unbounded = Some("an earlier spoken answer ('audio')");
                             }
                         }
+                        twin if is_twin_of(twin, &["content", "audio"]) => {
+                            map.next_value::<IgnoredAny>()?;
+                            all.unbounded = Some("a message with a known name in other letters");
+                        }
                         _ => drop(map.next_value::<IgnoredAny>()?),
                     }
                 }
@@ -468,8 +472,12 @@ impl<'de> Deserialize<'de> for Content {
             }
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Content, A::Error> {
                 let mut all = Messages::default();
-                while let Some(part) = list.next_element::<Part>()? {
+                while let Some(raw) = list.next_element::<&RawValue>()? {
+                    let part: Part = serde_json::from_str(raw.get()).map_err(A::Error::custom)?;
                     all.add(part.weigh());
+                    if !is_plainly_named(raw) {
+                        all.unbounded = Some("a part of a message with a known name twice or in other letters");
+                    }
                 }
                 Ok(Content(all))
             }
@@ -525,6 +533,12 @@ struct Part<'a> {
 struct ImageUrl<'a> {
     #[serde(borrow, default)]
     url: Cow<'a, str>,
+}
+
+/// Whether every reader finds the same `type` and `image_url` in a part.
+fn is_plainly_named(part: &RawValue) -> bool {
+    let top = TopLevel::parse(part.get().as_bytes());
+    top.is_ok_and(|top| !top.keys().any(|key| is_twin_of(key, &["type", "image_url", "input_audio", "file"])))
 }
 
 // === impl Part ===

@@ -73,7 +73,11 @@ fn what_has_no_bound_is_named() {
     assert!(part(r#"{"type":"file","file":{}}"#).is_some());
     assert!(part(r#"{"type":"video_url"}"#).is_some());
     assert!(part(r#"{"type":"image_url","image_url":{"url":"data:application/pdf;base64,AAAA"}}"#).is_some());
-    assert_eq!(part(r#"{"type":"text","text":"input_audio"}"#), None);
+    assert!(part(r#"{"type":"text","text":"x","Type":"image_url","image_url":{"url":"http://x"}}"#).is_some());
+    assert!(part(r#"{"type":"text","text":"x","Image_URL":{"url":"http://x"}}"#).is_some());
+    let twin = r#"{"model":"m","messages":[{"role":"user","content":"x","Content":[{"type":"image_url"}]}]}"#;
+    assert!(chat(twin).unbounded.is_some());
+    assert_eq!(part(r#"{"type":"text","text":"input_audio","X-New":1}"#), None);
     assert!(chat(r#"{"model":"m","messages":[],"service_tier":"priority"}"#).priced_apart.is_some());
 }
 

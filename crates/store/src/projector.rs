@@ -116,6 +116,15 @@ pub fn open_view(path: &Path) -> Result<View, ViewError> {
     }
 }
 
+/// Lowers the priority of this thread: writing a batch takes milliseconds, which requests need not wait for.
+fn step_back() {
+    const NICER: i32 = 10;
+    // On Linux no process id means the calling thread.
+    if let Err(error) = rustix::process::setpriority_process(None, NICER) {
+        tracing::debug!(%error, "the projector keeps its priority");
+    }
+}
+
 // === impl ProjectorThread ===
 
 impl ProjectorThread {
@@ -145,6 +154,7 @@ impl Drop for ProjectorThread {
 
 impl Projecting {
     fn run(mut self) {
+        step_back();
         loop {
             let stopping = self.wait();
             let outcome = self.project().and_then(|()| self.make_snapshot());

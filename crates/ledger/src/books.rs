@@ -23,6 +23,9 @@ pub trait Log: Send + 'static {
     /// all of them, since an end is never refused.
     fn has_room(&self, open: usize) -> Result<(), LogUnavailable>;
 
+    /// Whether anything can be written at all. Asked for what must not wait for room: it uses the part that is kept.
+    fn is_writable(&self) -> Result<(), LogUnavailable>;
+
     /// Takes a record. Never fails: a log that can no longer write says so in [`Log::has_room`] and to who waits.
     fn append(&mut self, record: &Record) -> Self::Position;
 }
@@ -134,7 +137,11 @@ impl<L: Log> Books<L> {
     /// Makes a directory change, after `check` and the directory itself have agreed to it.
     pub fn change(&self, change: Change) -> Result<L::Position, ChangeError> {
         let mut inner = self.lock();
-        inner.log.has_room(inner.ledger.open_count())?;
+        match &change {
+            // A key that was stolen must be stopped, also when the disk is full.
+            Change::KeyRevoked { .. } => inner.log.is_writable()?,
+            _ => inner.log.has_room(inner.ledger.open_count())?,
+        }
         inner.directory.check(&change)?;
         inner.directory.apply(change.clone());
         Ok(inner.log.append(&Record::Directory(change)))
@@ -372,6 +379,10 @@ impl Log for MemoryLog {
     type Position = usize;
 
     fn has_room(&self, _open: usize) -> Result<(), LogUnavailable> {
+        Ok(())
+    }
+
+    fn is_writable(&self) -> Result<(), LogUnavailable> {
         Ok(())
     }
 

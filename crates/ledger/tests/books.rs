@@ -253,6 +253,10 @@ impl Log for FullLog {
         if self.full.load(Ordering::SeqCst) { Err(LogUnavailable("the disk is full".into())) } else { Ok(()) }
     }
 
+    fn is_writable(&self) -> Result<(), LogUnavailable> {
+        Ok(())
+    }
+
     fn append(&mut self, _record: &Record) -> u64 {
         0
     }
@@ -313,6 +317,10 @@ impl Log for Witness {
     type Position = usize;
 
     fn has_room(&self, _open: usize) -> Result<(), LogUnavailable> {
+        Ok(())
+    }
+
+    fn is_writable(&self) -> Result<(), LogUnavailable> {
         Ok(())
     }
 

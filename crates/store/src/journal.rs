@@ -273,6 +273,10 @@ impl Log for JournalWriter {
         }
     }
 
+    fn is_writable(&self) -> Result<(), LogUnavailable> {
+        self.shared.health()
+    }
+
     fn append(&mut self, record: &Record) -> Sequence {
         let sequence = self.next;
         self.next += 1;

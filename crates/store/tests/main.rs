@@ -307,6 +307,8 @@ fn without_room_for_the_next_segment_new_work_is_refused_and_old_work_ends() {
         next += 1;
     };
     assert!(refused > 100, "there was room for some");
+    let revoked = Change::KeyRevoked { id: "k".parse().expect("a slug"), at: Timestamp(1) };
+    store.books.change(revoked).expect("a key can be revoked all the same");
     let count = held.len();
     let last = held.into_iter().map(|reservation| settle(reservation, 7)).last().expect("some were held");
     store.journal.wait_durable(last).expect("what was under way ends durably");

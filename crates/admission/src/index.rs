@@ -71,11 +71,7 @@ impl Principal {
             scopes: key.scopes,
             plan,
             limits,
-            budget_scopes: [
-                Scope::Tenant(key.tenant.clone()),
-                Scope::Project(key.tenant.clone(), key.project.clone()),
-                Scope::Key(key.tenant.clone(), key.id.clone()),
-            ],
+            budget_scopes: Scope::of_request(&key.tenant, &key.project, &key.id),
             expires_at: key.expires_at,
         }
     }

@@ -130,9 +130,17 @@ impl App {
         self.books.with_directory(|directory| self.admission.publish(directory));
     }
 
-    /// Opens the view for questions.
-    pub fn view(&self) -> Result<Reader, ViewError> {
-        Reader::open(&Layout::of(&self.dir).view)
+    /// Asks the view once it holds what is durable now, or, after `patience`, with what it has. Blocks: it is to be
+    /// asked on a thread that may.
+    pub fn ask_view<T>(
+        &self,
+        patience: Duration,
+        question: impl FnOnce(&Reader) -> Result<T, ViewError>,
+    ) -> Result<T, ViewError> {
+        if !self.projector.catch_up(self.journal.durable_sequence(), patience) {
+            tracing::warn!(trouble = ?self.projector.trouble(), "the view lags; answering with what it has");
+        }
+        question(&Reader::open(&Layout::of(&self.dir).view)?)
     }
 
     pub fn begin_drain(&self) {

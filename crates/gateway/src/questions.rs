@@ -79,10 +79,7 @@ pub async fn receipt(
 /// The usage event of a request, once the view has caught up with what is durable now.
 pub async fn event(app: &Arc<App>, id: RequestId) -> Result<Option<UsageEvent>, Refusal> {
     let asked = Arc::clone(app);
-    let looked_up = tokio::task::spawn_blocking(move || {
-        asked.projector.catch_up(asked.journal.durable_sequence(), VIEW_PATIENCE);
-        asked.view().and_then(|view| view.event(id))
-    });
+    let looked_up = tokio::task::spawn_blocking(move || asked.ask_view(VIEW_PATIENCE, |view| view.event(id)));
     match looked_up.await {
         Ok(Ok(event)) => Ok(event),
         Ok(Err(error)) => {

@@ -172,7 +172,7 @@ impl<L: Log> Books<L> {
     pub fn sweep(&self, grace: Duration) -> usize {
         let mut inner = self.lock();
         let at = inner.now(&self.clock);
-        let due = inner.ledger.pending_due(Timestamp(at.0.saturating_sub(micros(grace))));
+        let due = inner.ledger.pending_due(at.minus(grace));
         for (reserved, dispatched) in &due {
             let record = if *dispatched {
                 Record::Posted(posted_in_full(reserved, at, Outcome::Expired))
@@ -200,7 +200,7 @@ impl<L: Log> Books<L> {
     pub fn settle_aged(&self, age: Duration) -> usize {
         let mut inner = self.lock();
         let at = inner.now(&self.clock);
-        let aged = inner.ledger.indeterminate_before(Timestamp(at.0.saturating_sub(micros(age))));
+        let aged = inner.ledger.indeterminate_before(at.minus(age));
         for reserved in &aged {
             inner.commit_end(&Record::Posted(posted_in_full(reserved, at, Outcome::Unknown)));
         }
@@ -290,10 +290,6 @@ fn posted_in_full(reserved: &Reserved, at: Timestamp, outcome: Outcome) -> Poste
         confidence: Confidence::Bounded,
         outcome,
     }
-}
-
-fn micros(duration: Duration) -> i64 {
-    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
 // === impl Reservation ===

@@ -107,11 +107,7 @@ pub struct CapSet {
 impl Reserved {
     /// The scopes this request spends from, widest first.
     pub fn scopes(&self) -> [Scope; 3] {
-        [
-            Scope::Tenant(self.tenant.clone()),
-            Scope::Project(self.tenant.clone(), self.project.clone()),
-            Scope::Key(self.tenant.clone(), self.key.clone()),
-        ]
+        Scope::of_request(&self.tenant, &self.project, &self.key)
     }
 }
 
@@ -139,10 +135,6 @@ impl Draft {
     }
 
     pub fn scopes(&self) -> [Scope; 3] {
-        [
-            Scope::Tenant(self.tenant.clone()),
-            Scope::Project(self.tenant.clone(), self.project.clone()),
-            Scope::Key(self.tenant.clone(), self.key.clone()),
-        ]
+        Scope::of_request(&self.tenant, &self.project, &self.key)
     }
 }

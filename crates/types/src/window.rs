@@ -53,6 +53,15 @@ pub struct UnknownName {
 // === impl Scope ===
 
 impl Scope {
+    /// The scopes that one request spends from, widest first.
+    pub fn of_request(tenant: &TenantId, project: &ProjectId, key: &KeyId) -> [Self; 3] {
+        [
+            Self::Tenant(tenant.clone()),
+            Self::Project(tenant.clone(), project.clone()),
+            Self::Key(tenant.clone(), key.clone()),
+        ]
+    }
+
     pub fn tenant(&self) -> &TenantId {
         match self {
             Self::Tenant(tenant) | Self::Project(tenant, _) | Self::Key(tenant, _) => tenant,

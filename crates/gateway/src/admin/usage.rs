@@ -68,13 +68,7 @@ pub async fn ask<T: Send + 'static>(
     question: impl FnOnce(&Reader) -> Result<T, ViewError> + Send + 'static,
 ) -> Result<T, Refused> {
     let app = Arc::clone(app);
-    let answered = aside(move || {
-        if !app.projector.catch_up(app.journal.durable_sequence(), PATIENCE) {
-            tracing::warn!(trouble = ?app.projector.trouble(), "the view lags; answering with what it has");
-        }
-        question(&app.view()?)
-    });
-    Ok(answered.await??)
+    Ok(aside(move || app.ask_view(PATIENCE, question)).await??)
 }
 
 /// An event as it is on the wire.

@@ -1,7 +1,7 @@
 //! Ids, amounts, times and names: what is accepted is shown exactly as it reads back, and what is shown is accepted.
 
 use tollgate_types::money::PICO_PER_USD;
-use tollgate_types::{Basis, PicoSum, PicoUsd, ProjectId, RequestId, TenantId, Timestamp, Window};
+use tollgate_types::{Basis, PicoSum, PicoUsd, ProjectId, RequestId, TenantId, Timestamp, Window, Zone};
 
 use crate::{Decisions, Target};
 
@@ -112,11 +112,13 @@ fn by_hand(text: &str, places: usize) -> Option<u128> {
 fn time(text: &str) {
     let Some(at) = Timestamp::parse_rfc3339(text) else { return };
     assert_eq!(Timestamp::parse_rfc3339(&at.to_string()), Some(at), "{text:?}");
-    for window in Window::RUNNING {
-        let Some(reset) = window.resets_at(at) else { continue };
+    let zone = Zone::UTC;
+    let period = |window: Window, at| window.period(at, zone.offset(at));
+    for window in Window::ALL {
+        let Some(reset) = window.resets_at(at, &zone) else { continue };
         assert!(reset > at, "a period ends after every moment in it");
-        assert_eq!(window.period(Timestamp(reset.0 - 1)), window.period(at));
-        assert_ne!(window.period(reset), window.period(at));
+        assert_eq!(period(window, Timestamp(reset.0 - 1)), period(window, at));
+        assert_ne!(period(window, reset), period(window, at));
     }
 }
 

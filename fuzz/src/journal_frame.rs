@@ -8,7 +8,9 @@ use tollgate_ledger::{Amounts, Books, CapSet, Draft, Ledger, MemoryLog, Record, 
 use tollgate_store::journal::frame::{self, Chain, FrameError, Kind};
 use tollgate_types::directory::{Change, Directory, Plan, Project, Tenant};
 use tollgate_types::usage::Outcome;
-use tollgate_types::{Basis, Clock, Confidence, PicoSum, PicoUsd, RequestId, Scope, Timestamp, Usage, Window};
+use tollgate_types::{
+    Basis, Clock, Confidence, EndUserId, PicoSum, PicoUsd, RequestId, Scope, Spender, Timestamp, Usage, Window,
+};
 
 use crate::{Decisions, Target};
 
@@ -182,7 +184,9 @@ fn step(
         4 => {
             let (scope, window, basis) = (scope(decisions), window(decisions), basis(decisions));
             let cap = (decisions.below(4) > 0).then(|| PicoSum(i128::from(amount(decisions))));
-            books.set_cap(CapSet { scope, window, basis, cap, at: clock.now() }).expect("everybody exists");
+            books
+                .set_cap(CapSet { scope, window, basis, cap, alerts: Default::default(), at: clock.now() })
+                .expect("everybody exists");
         }
         5 => clock.advance(Duration::from_secs(u64::from(decisions.byte()) * 3600)),
         6 => drop(books.prices_set("v".repeat(decisions.below(99)).into(), [decisions.byte(); 32])),
@@ -214,14 +218,18 @@ fn amount(decisions: &mut Decisions<'_>) -> u64 {
 
 fn scope(decisions: &mut Decisions<'_>) -> Scope {
     let tenant = "acme".parse().expect("a slug");
-    match decisions.below(2) {
+    match decisions.below(6) {
         0 => Scope::Tenant(tenant),
+        1 => Scope::Platform,
+        2 => Scope::EachTenant(Plan::standard().id),
+        3 => Scope::EachEndUser(tenant),
+        4 => Scope::EndUser(tenant, EndUserId([decisions.byte() % 2; 16])),
         _ => Scope::Project(tenant, "main".parse().expect("a slug")),
     }
 }
 
 fn window(decisions: &mut Decisions<'_>) -> Window {
-    [Window::Request, Window::Day, Window::Month, Window::Lifetime][decisions.below(4)]
+    Window::ALL[decisions.below(Window::ALL.len())]
 }
 
 fn basis(decisions: &mut Decisions<'_>) -> Basis {
@@ -232,14 +240,20 @@ fn draft(id: RequestId, clock: &Clock, decisions: &mut Decisions<'_>) -> Draft {
     Draft {
         id,
         deadline: clock.now().plus(Duration::from_secs(u64::from(decisions.byte()))),
-        tenant: "acme".parse().expect("a slug"),
-        project: "main".parse().expect("a slug"),
-        key: ["k1", "k2"][decisions.below(2)].parse().expect("a slug"),
+        spender: Spender {
+            plan: Plan::standard().id,
+            tenant: "acme".parse().expect("a slug"),
+            project: "main".parse().expect("a slug"),
+            key: ["k1", "k2"][decisions.below(2)].parse().expect("a slug"),
+            end_user: (decisions.below(2) == 0).then(|| EndUserId([decisions.byte() % 2; 16])),
+        },
+        zone: ["UTC", "Australia/Lord_Howe", "Pacific/Apia"][decisions.below(3)].parse().expect("a zone"),
         route: "small".into(),
         provider: "sim".into(),
         model: "small-1".into(),
         stream: decisions.below(2) == 0,
         price_version: "test-1".into(),
+        idempotency: None,
         attribution: None,
     }
 }
@@ -249,7 +263,7 @@ pub(crate) fn directory() -> Directory {
     let (acme, created_at) = ("acme".parse().expect("a slug"), Timestamp(0));
     directory.apply(Change::PlanSet(Plan::standard()));
     let plan = Plan::standard().id;
-    directory.apply(Change::TenantCreated(Tenant { id: acme, plan, created_at, label: None }));
+    directory.apply(Change::TenantCreated(Tenant::new(acme, plan, created_at)));
     let (tenant, id) = ("acme".parse().expect("a slug"), "main".parse().expect("a slug"));
     directory.apply(Change::ProjectCreated(Project { tenant, id, created_at, label: None }));
     directory

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
-use tollgate_types::directory::{ApiKey, Directory, KeyScopes, Plan};
-use tollgate_types::{KeyId, ProjectId, Scope, TenantId, Timestamp};
+use tollgate_types::directory::{ApiKey, Directory, KeyScopes, Plan, Tariff, Tenant};
+use tollgate_types::{EndUserId, KeyId, ProjectId, Spender, TenantId, Timestamp, Zone};
 
 use crate::limits::KeyLimits;
 
@@ -18,9 +18,11 @@ pub struct Principal {
     pub key: KeyId,
     pub scopes: KeyScopes,
     pub plan: Arc<Plan>,
+    /// The tenant's own terms, or its plan's.
+    pub tariff: Arc<Tariff>,
+    /// The tenant's.
+    pub zone: Zone,
     pub limits: Arc<KeyLimits>,
-    /// The scopes it spends from, widest first.
-    pub budget_scopes: [Scope; 3],
     expires_at: Option<Timestamp>,
 }
 
@@ -38,13 +40,20 @@ impl Index {
     /// The index of `directory`, with the limiters of `before`.
     pub fn of(directory: &Directory, before: &Self) -> Self {
         let plans: HashMap<_, _> = directory.plans.iter().map(|(id, plan)| (id, Arc::new(plan.clone()))).collect();
-        let standard = Arc::new(Plan::standard());
+        let tariffs: HashMap<_, _> = plans.iter().map(|(id, plan)| (*id, Arc::new(plan.tariff.clone()))).collect();
+        let terms = |tenant: &Tenant| Terms {
+            plan: plans.get(&tenant.plan).map(Arc::clone),
+            tariff: match &tenant.tariff {
+                Some(own) => Some(Arc::new(own.clone())),
+                None => tariffs.get(&tenant.plan).map(Arc::clone),
+            },
+            zone: tenant.zone.clone(),
+        };
         let mut by_digest = HashMap::with_capacity_and_hasher(directory.keys.len(), RandomState::default());
         for key in directory.keys.values().filter(|key| key.revoked_at.is_none()) {
-            let plan = directory.tenants.get(&key.tenant).and_then(|tenant| plans.get(&tenant.plan));
-            let plan = Arc::clone(plan.unwrap_or(&standard));
+            let terms = directory.tenants.get(&key.tenant).map(&terms).unwrap_or_default();
             let known = before.by_digest.get(&key.digest).map(|principal| &principal.limits);
-            by_digest.insert(key.digest, Arc::new(Principal::of(key, plan, known)));
+            by_digest.insert(key.digest, Arc::new(Principal::of(key, terms, known)));
         }
         Self { by_digest }
     }
@@ -54,12 +63,22 @@ impl Index {
     }
 }
 
+/// What a tenant's keys have from their tenant.
+#[derive(Default)]
+struct Terms {
+    plan: Option<Arc<Plan>>,
+    tariff: Option<Arc<Tariff>>,
+    zone: Zone,
+}
+
 // === impl Principal ===
 
 impl Principal {
-    fn of(key: &ApiKey, plan: Arc<Plan>, known: Option<&Arc<KeyLimits>>) -> Self {
-        let per_minute = key.requests_per_minute.or(plan.requests_per_minute);
-        let parallel = key.parallel_requests.or(plan.parallel_requests);
+    fn of(key: &ApiKey, terms: Terms, known: Option<&Arc<KeyLimits>>) -> Self {
+        let Terms { plan, tariff, zone } = terms;
+        let plan = plan.unwrap_or_else(|| Arc::new(Plan::standard()));
+        let limits = key.limits.or(plan.key_limits);
+        let (per_minute, parallel) = (limits.requests_per_minute, limits.parallel_requests);
         let limits = match known {
             Some(limits) if limits.are(per_minute, parallel) => Arc::clone(limits),
             _ => Arc::new(KeyLimits::new(per_minute, parallel)),
@@ -70,9 +89,21 @@ impl Principal {
             key: key.id.clone(),
             scopes: key.scopes,
             plan,
+            tariff: tariff.unwrap_or_default(),
+            zone,
             limits,
-            budget_scopes: Scope::of_request(&key.tenant, &key.project, &key.id),
             expires_at: key.expires_at,
+        }
+    }
+
+    /// Everybody it spends for.
+    pub fn spender(&self, end_user: Option<EndUserId>) -> Spender {
+        Spender {
+            plan: self.plan.id.clone(),
+            tenant: self.tenant.clone(),
+            project: self.project.clone(),
+            key: self.key.clone(),
+            end_user,
         }
     }
 

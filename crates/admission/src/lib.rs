@@ -14,9 +14,9 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use ring::hmac;
 use tollgate_ledger::books::{Headroom, ReserveError};
-use tollgate_ledger::{Amounts, Books, Draft, Log, Rejected};
+use tollgate_ledger::{Amounts, Books, Draft, Idempotency, Log, Rejected};
 use tollgate_types::directory::{Directory, Sealed, TightBudget};
-use tollgate_types::{Call, Clock, PicoSum, PicoUsd, Refusal, RequestId, Surface, Timestamp};
+use tollgate_types::{Call, Clock, EndUserId, PicoSum, PicoUsd, Refusal, RequestId, Surface, Timestamp};
 
 pub use crate::index::{Index, Principal};
 pub use crate::limits::{InFlight, RateState};
@@ -57,6 +57,9 @@ pub struct Entered {
 #[derive(Debug)]
 pub struct Identity {
     pub id: RequestId,
+    /// Whom of its own users the tenant sends it for.
+    pub end_user: Option<EndUserId>,
+    pub idempotency: Option<Idempotency>,
     pub attribution: Option<Sealed>,
 }
 
@@ -129,14 +132,14 @@ impl Admission {
         let draft = Draft {
             id: identity.id,
             deadline: now.plus(target.total_timeout + SETTLE_SLACK),
-            tenant: principal.tenant.clone(),
-            project: principal.project.clone(),
-            key: principal.key.clone(),
+            spender: principal.spender(identity.end_user),
+            zone: principal.zone.clone(),
             route: Arc::clone(&target.route),
             provider: Arc::clone(&target.provider),
             model: Arc::clone(&target.model),
             stream: call.stream,
             price_version: Arc::clone(&pricing.version),
+            idempotency: identity.idempotency,
             attribution: identity.attribution,
         };
         let hold = Hold { call, pricing: &pricing, wanted };
@@ -156,7 +159,7 @@ impl Admission {
         target: &Target,
         now: Timestamp,
     ) -> Result<Pricing, Refusal> {
-        let markup_bps = principal.plan.markup_bps;
+        let markup_bps = principal.tariff.markup_bps;
         let unknown = |what: String| Refusal::PriceUnknown { what };
         if let Some(tier) = call.priced_apart {
             return Err(unknown(format!("{tier} of '{}'", target.route)));

@@ -103,9 +103,13 @@ impl AdminClient {
 
     pub async fn remove_budget(&self, budget: &BudgetSelector) -> Result<(), ClientError> {
         let selected = query(&[
-            ("tenant", Some(budget.tenant.as_str())),
+            ("tenant", budget.tenant.as_deref()),
             ("project", budget.project.as_deref()),
             ("key", budget.key.as_deref()),
+            ("end_user", budget.end_user.as_deref()),
+            ("plan", budget.plan.as_deref()),
+            ("each", budget.each.then_some("true")),
+            ("platform", budget.platform.then_some("true")),
             ("window", Some(budget.window.name())),
             ("basis", budget.basis.map(crate::Basis::name)),
         ]);

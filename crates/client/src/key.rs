@@ -21,6 +21,9 @@ pub struct Key {
     /// Requests a minute at most; none means the plan's.
     #[schema(example = 600)]
     pub requests_per_minute: Option<u32>,
+    /// Input and output tokens a minute at most; none means the plan's.
+    #[schema(example = 100000)]
+    pub tokens_per_minute: Option<u64>,
     /// Requests under way at the same time at most; none means the plan's.
     #[schema(example = 32)]
     pub parallel_requests: Option<u32>,
@@ -64,6 +67,10 @@ pub struct NewKey {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = 600)]
     pub requests_per_minute: Option<u32>,
+    /// Input and output together. At least 1. Without it: the plan's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = 100000)]
+    pub tokens_per_minute: Option<u64>,
     /// At least 1. Without it: the plan's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = 32)]

@@ -20,7 +20,7 @@ mod usage;
 
 #[cfg(feature = "http")]
 pub use admin::{AdminClient, ClientError};
-pub use budget::{Basis, Budget, BudgetSelector, BudgetSetting, Window};
+pub use budget::{Basis, Budget, BudgetScope, BudgetSelector, BudgetSetting, Whose, Window};
 pub use error::{ErrorBody, ErrorDetail};
 pub use key::{CreatedKey, Key, KeyScope, NewKey};
 pub use ledger::LedgerState;

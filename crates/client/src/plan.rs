@@ -14,6 +14,9 @@ pub struct Plan {
     /// For keys that set none of their own.
     #[schema(example = 600)]
     pub requests_per_minute: Option<u32>,
+    /// Input and output together, for keys that set none of their own.
+    #[schema(example = 100000)]
+    pub tokens_per_minute: Option<u64>,
     /// For keys that set none of their own.
     #[schema(example = 32)]
     pub parallel_requests: Option<u32>,
@@ -37,6 +40,10 @@ pub struct PlanSettings {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = 600)]
     pub requests_per_minute: Option<u32>,
+    /// Input and output together. At least 1. Without it: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = 100000)]
+    pub tokens_per_minute: Option<u64>,
     /// At least 1. Without it: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = 32)]

@@ -177,7 +177,7 @@ mod wire {
 
         let (client, asked) = gateway("HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n").await;
         let (tenant, window) = ("demo".to_owned(), Window::Day);
-        let selected = BudgetSelector { tenant, project: None, key: None, window, basis: Some(Basis::Charge) };
+        let selected = BudgetSelector { tenant, window, basis: Some(Basis::Charge), ..BudgetSelector::default() };
         client.remove_budget(&selected).await.expect("an empty answer is enough");
         let asked = asked.await.expect("asked");
         assert!(

@@ -153,16 +153,14 @@ impl Metrics {
     pub fn budgets(&self, budgets: &[BudgetState]) {
         let all = self.series.read().unwrap_or_else(PoisonError::into_inner);
         for budget in budgets.iter().filter(|budget| budget.scope.kind() == "tenant") {
-            let tenant = budget.scope.tenant();
-            if !all.known.contains_key(tenant) || budget.cap.0 == 0 {
+            let (Some(tenant), Some(cap)) = (budget.scope.tenant(), budget.budget.cap) else { continue };
+            let (window, basis) = (budget.budget.window, budget.budget.basis);
+            if !all.known.contains_key(tenant) || cap.0 == 0 {
                 continue;
             }
-            let labels = vec![
-                ("tenant", tenant.to_string()),
-                ("window", budget.window.to_string()),
-                ("basis", budget.basis.to_string()),
-            ];
-            let used = budget.sums.used(budget.basis).0 as f64 / budget.cap.0 as f64;
+            let labels =
+                vec![("tenant", tenant.to_string()), ("window", window.to_string()), ("basis", basis.to_string())];
+            let used = budget.sums.used(basis).0 as f64 / cap.0 as f64;
             self.budget_used.get_or_create(&labels).set(used);
         }
     }

@@ -23,7 +23,7 @@ use tollgate_store::JournalWriter;
 use tollgate_types::clock::Stopwatch;
 use tollgate_types::refusal::{ProviderFault, ProviderFaultKind};
 use tollgate_types::usage::Outcome;
-use tollgate_types::{PicoSum, Refusal, RequestId, Surface};
+use tollgate_types::{EndUserId, PicoSum, Refusal, RequestId, Spender, Surface};
 
 use crate::app::App;
 use crate::config::Route;
@@ -41,6 +41,7 @@ pub struct Underway {
     pub app: Arc<App>,
     pub id: RequestId,
     pub principal: Arc<Principal>,
+    pub spender: Spender,
     pub route: Arc<Route>,
     pub series: Arc<Series>,
     pub since: Stopwatch,
@@ -83,11 +84,13 @@ pub async fn serve(
     let attribution = seal_attribution(app, &principal, &head.headers)?;
 
     // Whether it may be, and the money for it.
-    let identity = Identity { id, attribution };
+    let end_user = end_user(app, &principal, &head.headers)?;
+    let identity = Identity { id, end_user, idempotency: None, attribution };
     let mut permit =
         app.admission.admit(&app.books, Arc::clone(&principal), entered, &wire.call, &route.target, identity)?;
     let series = app.metrics.series(&principal.tenant, &route.target.route, &route.target.model);
-    let mut under_way = Underway::new(app, id, principal, route, series, since);
+    let spender = principal.spender(end_user);
+    let mut under_way = Underway::new(app, id, principal, spender, route, series, since);
     let outgoing = wire.bounded(&body, bounds(&permit, &wire, &under_way.route));
 
     // Nothing goes out before the books remember that it may cost something.
@@ -144,6 +147,15 @@ fn seal_attribution(
     let sealed = app.vault.seal(&principal.tenant, "attribution", text.as_bytes());
     sealed.map(Some).map_err(|error| {
         tracing::error!(%error, tenant = %principal.tenant, "attribution cannot be sealed");
+        Refusal::LedgerUnavailable
+    })
+}
+
+/// Whom of its own users the tenant sends the request for. A name that cannot be read is refused by [`headers::attribution`].
+fn end_user(app: &App, principal: &Principal, headers: &HeaderMap) -> Result<Option<EndUserId>, Refusal> {
+    let Some(name) = headers::end_user(headers) else { return Ok(None) };
+    app.vault.end_user(&principal.tenant, name).map(Some).map_err(|error| {
+        tracing::error!(%error, tenant = %principal.tenant, "an end user cannot be named");
         Refusal::LedgerUnavailable
     })
 }
@@ -326,12 +338,13 @@ impl Underway {
         app: &Arc<App>,
         id: RequestId,
         principal: Arc<Principal>,
+        spender: Spender,
         route: Arc<Route>,
         series: Arc<Series>,
         since: Stopwatch,
     ) -> Self {
         let (app, waited, at_stake) = (Arc::clone(app), Duration::ZERO, None);
-        Self { app, id, principal, route, series, since, waited, at_stake, counted: AtomicBool::new(false) }
+        Self { app, id, principal, spender, route, series, since, waited, at_stake, counted: AtomicBool::new(false) }
     }
 
     /// A provider that takes more than it was allowed breaks the one thing we rely on: say so, and count it.
@@ -352,7 +365,7 @@ impl Underway {
 
     /// What the caps leave after this request.
     pub fn remaining(&self) -> Option<PicoSum> {
-        let headroom = self.app.books.headroom(&self.principal.budget_scopes);
+        let headroom = self.app.books.headroom(&self.spender, &self.principal.zone);
         [headroom.cost, headroom.charge].into_iter().flatten().min().map(|left| PicoSum(left.0.max(0)))
     }
 

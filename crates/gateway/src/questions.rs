@@ -70,7 +70,7 @@ pub async fn receipt(
 ) -> Result<Response<Body>, Refusal> {
     let principal = authenticate(app, tenant, headers)?;
     let id: RequestId = id.parse().map_err(|_| Refusal::NotFound)?;
-    let event = event(app, id).await?.filter(|event| event.reserved.tenant == principal.tenant);
+    let event = event(app, id).await?.filter(|event| event.reserved.spender.tenant == principal.tenant);
     let event = event.ok_or(Refusal::NotFound)?;
     let receipt = serde_json::to_vec(&receipts::receipt(&event)).expect("a receipt is plain data");
     Ok(routes::json(receipt.into()))

@@ -1,9 +1,9 @@
-//! Sums over one scope: an account for each running window, and the caps that are set on them.
+//! Sums over one scope: an account for each period of each window that is counted, and the caps that are set on them.
 
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 use tollgate_types::window::Period;
-use tollgate_types::{Basis, PicoSum, PicoUsd, Timestamp, Window};
+use tollgate_types::{Basis, PicoSum, PicoUsd, Timestamp, UtcOffset, Window};
 
 /// The two money columns of one request: what it costs us, and what the tenant is charged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,26 +29,40 @@ pub struct Sums {
 }
 
 /// One period of one window. Each period has an account of its own, so there is no reset that could go wrong.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Account {
+    window: Window,
     period: Period,
-    sums: Sums,
+    posted: Columns,
+    /// Mostly nothing, in a hundred thousand tenants that are silent at this moment: so it has a place of its own.
+    unsettled: Option<Box<Unsettled>>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Cap {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Unsettled {
+    bounded: Columns,
+    pending: Columns,
+    indeterminate: Columns,
+}
+
+/// A budget: a ceiling, thresholds that only alert, or both.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cap {
     pub window: Window,
     pub basis: Basis,
-    pub cap: PicoSum,
+    /// `None`: it refuses nothing.
+    pub cap: Option<PicoSum>,
+    /// Ascending.
+    pub alerts: SmallVec<[PicoSum; 2]>,
 }
 
 /// All that is known of one scope's money.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ScopeAccounts {
-    running: [Account; Window::RUNNING.len()],
-    /// Ended periods that still hold money of requests that began in them.
-    ended: Vec<(Window, Account)>,
-    caps: SmallVec<[Cap; 1]>,
+    /// In the order of windows, then bases.
+    caps: Vec<Cap>,
+    /// In no order; few.
+    accounts: Vec<Account>,
 }
 
 // === impl Amounts ===
@@ -72,6 +86,22 @@ impl Amounts {
     pub fn beyond(self, other: Self) -> Self {
         Self { cost: self.cost.saturating_sub(other.cost), charge: self.charge.saturating_sub(other.charge) }
     }
+
+    /// Column by column, the larger.
+    pub fn max(self, other: Self) -> Self {
+        Self { cost: self.cost.max(other.cost), charge: self.charge.max(other.charge) }
+    }
+
+    /// Column by column, and no more than a column can hold.
+    pub fn saturating_add(self, other: Self) -> Self {
+        let add = |a: PicoUsd, b: PicoUsd| PicoUsd(a.0.saturating_add(b.0));
+        Self { cost: add(self.cost, other.cost), charge: add(self.charge, other.charge) }
+    }
+
+    /// Column by column; `None` if one column is too large to hold.
+    pub fn checked_add(self, other: Self) -> Option<Self> {
+        Some(Self { cost: self.cost.checked_add(other.cost)?, charge: self.charge.checked_add(other.charge)? })
+    }
 }
 
 // === impl Columns ===
@@ -94,6 +124,11 @@ impl Columns {
         self.cost.0 = self.cost.0.checked_sub(i128::from(amounts.cost.0)).expect("what was added can be taken");
         self.charge.0 = self.charge.0.checked_sub(i128::from(amounts.charge.0)).expect("what was added can be taken");
     }
+
+    pub(crate) fn add_columns(&mut self, other: Self) {
+        self.cost.0 = self.cost.0.checked_add(other.cost.0).expect("10^26 USD were not spent");
+        self.charge.0 = self.charge.0.checked_add(other.charge.0).expect("10^26 USD were not spent");
+    }
 }
 
 // === impl Sums ===
@@ -104,75 +139,207 @@ impl Sums {
         PicoSum(self.posted.of(basis).0 + self.pending.of(basis).0 + self.indeterminate.of(basis).0)
     }
 
-    fn holds_nothing(&self) -> bool {
+    fn hold_nothing(&self) -> bool {
         self.pending == Columns::default() && self.indeterminate == Columns::default()
+    }
+
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.posted.add_columns(other.posted);
+        self.bounded.add_columns(other.bounded);
+        self.pending.add_columns(other.pending);
+        self.indeterminate.add_columns(other.indeterminate);
+    }
+}
+
+// === impl Account ===
+
+impl Account {
+    fn new(window: Window, period: Period) -> Self {
+        Self { window, period, posted: Columns::default(), unsettled: None }
+    }
+
+    fn is(&self, window: Window, period: Period) -> bool {
+        self.window == window && self.period == period
+    }
+
+    fn sums(&self) -> Sums {
+        let Unsettled { bounded, pending, indeterminate } = self.unsettled.as_deref().copied().unwrap_or_default();
+        Sums { posted: self.posted, bounded, pending, indeterminate }
+    }
+
+    fn used(&self, basis: Basis) -> i128 {
+        let unsettled = self.unsettled.as_deref();
+        let open = unsettled.map_or(0, |open| open.pending.of(basis).0 + open.indeterminate.of(basis).0);
+        self.posted.of(basis).0 + open
+    }
+
+    fn holds_nothing(&self) -> bool {
+        self.unsettled.is_none() || self.sums().hold_nothing()
+    }
+
+    fn change(&mut self, change: impl FnOnce(&mut Sums)) {
+        let mut sums = self.sums();
+        change(&mut sums);
+        let Sums { posted, bounded, pending, indeterminate } = sums;
+        self.posted = posted;
+        let unsettled = Unsettled { bounded, pending, indeterminate };
+        match &mut self.unsettled {
+            Some(open) => **open = unsettled,
+            None if unsettled == Unsettled::default() => {}
+            None => self.unsettled = Some(Box::new(unsettled)),
+        }
     }
 }
 
 // === impl ScopeAccounts ===
 
 impl ScopeAccounts {
+    /// Of a scope that has neither spent nor a budget.
+    pub const NONE: Self = Self { caps: Vec::new(), accounts: Vec::new() };
+
     pub fn caps(&self) -> &[Cap] {
         &self.caps
     }
 
-    pub fn set_cap(&mut self, window: Window, basis: Basis, cap: Option<PicoSum>) {
-        self.caps.retain(|held| (held.window, held.basis) != (window, basis));
-        if let Some(cap) = cap {
-            self.caps.push(Cap { window, basis, cap });
+    pub fn has_alerts(&self) -> bool {
+        self.caps.iter().any(|cap| !cap.alerts.is_empty())
+    }
+
+    pub fn has_cap(&self, window: Window, basis: Basis) -> bool {
+        self.caps.iter().any(|cap| (cap.window, cap.basis) == (window, basis))
+    }
+
+    /// Sets a cap, or takes it away if it neither refuses nor alerts.
+    pub fn set_cap(&mut self, cap: Cap) {
+        self.caps.retain(|held| (held.window, held.basis) != (cap.window, cap.basis));
+        if cap.cap.is_some() || !cap.alerts.is_empty() {
+            self.caps.reserve_exact(1);
+            self.caps.push(cap);
             self.caps.sort_by_key(|cap| (cap.window, cap.basis));
         }
     }
 
-    /// The sums of the period that `at` falls into.
-    pub fn sums(&self, window: Window, at: Timestamp) -> Sums {
-        let period = window.period(at);
-        let Some(index) = running_index(window) else { return Sums::default() };
-        let current = &self.running[index];
-        if current.period == period {
-            return current.sums;
+    /// The period of `window` that `at` falls into. Never one before a period that has begun: where a zone's date, or a
+    /// tenant's zone, is set back, the day that has begun goes on until the calendar is past it.
+    pub fn period(&self, window: Window, at: Timestamp, offset: UtcOffset) -> Period {
+        let by_calendar = window.period(at, offset);
+        self.latest_period(window).map_or(by_calendar, |latest| latest.max(by_calendar))
+    }
+
+    fn latest_period(&self, window: Window) -> Option<Period> {
+        self.accounts.iter().filter(|account| account.window == window).map(|account| account.period).max()
+    }
+
+    /// The sums of everything that counts at `at`: of the one period, or of the parts of a rolling window.
+    pub fn sums(&self, window: Window, at: Timestamp, offset: UtcOffset) -> Sums {
+        let mut sums = Sums::default();
+        self.counted(window, at, offset).for_each(|account| sums.add(&account.sums()));
+        sums
+    }
+
+    fn counted(&self, window: Window, at: Timestamp, offset: UtcOffset) -> impl Iterator<Item = &Account> {
+        let first = window.first_counted(self.period(window, at, offset));
+        self.accounts.iter().filter(move |account| account.window == window && account.period >= first)
+    }
+
+    /// What a ceiling leaves for one more hold. Negative when it was lowered below what is used; `None` if there is none.
+    pub fn left(&self, cap: &Cap, at: Timestamp, offset: UtcOffset) -> Option<PicoSum> {
+        let ceiling = cap.cap?;
+        if cap.window == Window::Request {
+            return Some(ceiling);
         }
-        let ended = self.ended.iter().find(|(w, account)| *w == window && account.period == period);
-        ended.map(|(_, account)| account.sums).unwrap_or_default()
+        let used: i128 = self.counted(cap.window, at, offset).map(|account| account.used(cap.basis)).sum();
+        Some(PicoSum(ceiling.0 - used))
     }
 
-    /// What a cap leaves for one more hold. Negative when the cap was lowered below what is used.
-    pub fn left(&self, cap: Cap, at: Timestamp) -> PicoSum {
-        PicoSum(cap.cap.0 - self.sums(cap.window, at).used(cap.basis).0)
+    /// What a ceiling leaves in the period that was begun last, whether it has ended meanwhile or not.
+    pub fn left_of_latest(&self, cap: &Cap) -> Option<PicoSum> {
+        let ceiling = cap.cap?;
+        let Some(latest) = self.latest_period(cap.window) else { return Some(ceiling) };
+        let first = cap.window.first_counted(latest);
+        let counted = self.accounts.iter().filter(|account| account.window == cap.window && account.period >= first);
+        Some(PicoSum(ceiling.0 - counted.map(|account| account.used(cap.basis)).sum::<i128>()))
     }
 
-    /// Opens the period of `at`, keeping what ended periods still hold. Time never goes back here: the books see to it.
-    pub fn open_period(&mut self, at: Timestamp) {
-        for (window, account) in Window::RUNNING.into_iter().zip(&mut self.running) {
-            let period = window.period(at);
-            if account.period < period {
-                if !account.sums.holds_nothing() {
-                    self.ended.push((window, *account));
-                }
-                *account = Account { period, sums: Sums::default() };
-            }
+    /// When some of what a rolling window counts will count no more.
+    pub fn next_leaves_at(&self, window: Window, at: Timestamp, offset: UtcOffset) -> Option<Timestamp> {
+        let spent = self.counted(window, at, offset).filter(|account| account.sums() != Sums::default());
+        spent.map(|account| account.period).min().and_then(|oldest| window.leaves_at(oldest))
+    }
+
+    /// Adds to the account of the period that `at` falls into, beginning it if need be, and says which that is.
+    pub fn enter(
+        &mut self,
+        window: Window,
+        at: Timestamp,
+        offset: UtcOffset,
+        change: impl FnOnce(&mut Sums),
+    ) -> Period {
+        let period = self.period(window, at, offset);
+        let index = match self.accounts.iter().position(|account| account.is(window, period)) {
+            Some(index) => index,
+            None => self.begin(window, period),
+        };
+        self.accounts[index].change(change);
+        period
+    }
+
+    /// Begins an account, in the place of one that counts no more if there is one.
+    fn begin(&mut self, window: Window, period: Period) -> usize {
+        let first = window.first_counted(period);
+        let stale = |account: &Account| account.window == window && account.period < first && account.holds_nothing();
+        if let Some(index) = self.accounts.iter().position(stale) {
+            self.accounts[index] = Account::new(window, period);
+            return index;
+        }
+        self.accounts.reserve_exact(1);
+        self.accounts.push(Account::new(window, period));
+        self.accounts.len() - 1
+    }
+
+    /// Changes the account of a period that was entered, whatever the time is now.
+    pub fn change(&mut self, window: Window, period: Period, change: impl FnOnce(&mut Sums)) -> Option<Sums> {
+        let account = self.accounts.iter_mut().find(|account| account.is(window, period))?;
+        account.change(change);
+        let sums = account.sums();
+        let latest = self.latest_period(window)?;
+        if period < window.first_counted(latest) && sums.hold_nothing() {
+            self.accounts.retain(|account| !account.is(window, period));
+        }
+        Some(sums)
+    }
+
+    /// Changes what is posted in a period of a window that is always counted; not where that period is history.
+    pub fn adjust(&mut self, window: Window, period: Period, was: Amounts, change: impl FnOnce(&mut Sums)) {
+        let account = self.accounts.iter_mut().find(|account| account.is(window, period));
+        let covers =
+            |posted: Columns| posted.cost.0 >= i128::from(was.cost.0) && posted.charge.0 >= i128::from(was.charge.0);
+        if let Some(account) = account.filter(|account| covers(account.posted)) {
+            account.change(change);
         }
     }
 
-    /// Changes the accounts of every window for a request that was held at `held_at`, whatever the time is now.
-    pub fn change(&mut self, held_at: Timestamp, change: impl Fn(&mut Sums)) {
-        for window in Window::RUNNING {
-            if let Some(account) = self.account_mut(window, window.period(held_at)) {
-                change(&mut account.sums);
-            }
+    /// Gives back memory that only what is under way needs. Changes nothing that can be asked.
+    pub fn compact(&mut self) {
+        for account in &mut self.accounts {
+            account.unsettled.take_if(|open| **open == Unsettled::default());
         }
-        self.ended.retain(|(_, account)| !account.sums.holds_nothing());
     }
 
-    fn account_mut(&mut self, window: Window, period: Period) -> Option<&mut Account> {
-        let current = &mut self.running[running_index(window)?];
-        if current.period == period {
-            return Some(current);
-        }
-        self.ended.iter_mut().find(|(w, account)| *w == window && account.period == period).map(|(_, account)| account)
+    /// Drops what no budget can ever ask about again, and says whether anything is left. Only for scopes that count no
+    /// window beyond those that are capped.
+    pub fn forget_ended(&mut self, at: Timestamp, offset: UtcOffset, is_capped: impl Fn(Window) -> bool) -> bool {
+        let periods = Window::ALL.map(|window| (window, window.first_counted(window.period(at, offset))));
+        let counts = |account: &Account| {
+            let first = periods.iter().find(|(window, _)| *window == account.window).map(|(_, first)| *first);
+            is_capped(account.window) && first.is_some_and(|first| account.period >= first)
+        };
+        self.accounts.retain(|account| !account.holds_nothing() || counts(account));
+        !(self.accounts.is_empty() && self.caps.is_empty())
     }
-}
 
-fn running_index(window: Window) -> Option<usize> {
-    Window::RUNNING.into_iter().position(|running| running == window)
+    /// Windows that budgets of this scope need counted.
+    pub fn capped_windows(&self) -> impl Iterator<Item = Window> + '_ {
+        self.caps.iter().map(|cap| cap.window).filter(|window| *window != Window::Request)
+    }
 }

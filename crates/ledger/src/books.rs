@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use tollgate_types::directory::{Change, ChangeRefused, Directory};
 use tollgate_types::usage::Outcome;
-use tollgate_types::{Clock, Confidence, PicoSum, RequestId, Scope, Timestamp, Usage};
+use tollgate_types::{Clock, Confidence, PicoSum, PicoUsd, RequestId, Scope, Spender, Timestamp, Usage, Zone};
 
-use crate::account::Amounts;
-use crate::ledger::{Audit, BudgetState, Ledger, Rejected};
-use crate::record::{CapSet, Draft, Posted, Record, Reserved, Voided};
+use crate::account::{Amounts, Columns};
+use crate::ledger::{Alert, Audit, BudgetState, Ledger, Rejected};
+use crate::record::{Adjusted, CapSet, Draft, Extended, Posted, Record, Reserved, Voided};
 
 /// Where records go, in order.
 pub trait Log: Send + 'static {
@@ -117,18 +117,20 @@ impl<L: Log> Books<L> {
         mut draft: Draft,
         amount: impl FnOnce(Headroom) -> (Amounts, T),
     ) -> Result<(Reservation<L>, T), ReserveError> {
-        let scopes = draft.scopes();
         let mut inner = self.lock();
         let at = inner.now(&self.clock);
         inner.log.has_room(inner.ledger.open_count())?;
         // Where the books' time runs ahead of the clock (which was set back), deadlines are kept in the books' time.
         draft.deadline = draft.deadline.plus(at.since(self.clock.now()));
-        let [cost, charge] = inner.ledger.headroom(&scopes, at);
+        let offset = draft.zone.offset(at);
+        let places = inner.ledger.places(&draft.spender, offset);
+        let [cost, charge] = inner.ledger.headroom_at(&places, at);
         let (hold, granted) = amount(Headroom { cost, charge });
         let id = draft.id;
-        let record = Record::Reserved(Box::new(draft.into_reserved(at, hold)));
-        inner.ledger.commit(&record)?;
-        let position = inner.log.append(&record);
+        inner.ledger.check_reserve(&places, id, at, hold, &draft.zone)?;
+        let reserved = Box::new(draft.into_reserved(at, offset, hold));
+        inner.ledger.hold(places, &reserved);
+        let position = inner.log.append(&Record::Reserved(reserved));
         drop(inner);
         let books = Arc::clone(self);
         Ok((Reservation { books, id, hold, position, dispatched: false, settled: false }, granted))
@@ -147,11 +149,12 @@ impl<L: Log> Books<L> {
         Ok(inner.log.append(&Record::Directory(change)))
     }
 
-    /// Sets or (`None`) removes a cap. A cap below what is used refuses new work; it takes nothing from work under way.
+    /// Sets or (neither ceiling nor alerts) removes a budget. A cap below what is used refuses new work; it takes nothing
+    /// from work under way.
     pub fn set_cap(&self, mut cap: CapSet) -> Result<L::Position, ChangeError> {
         let mut inner = self.lock();
         inner.log.has_room(inner.ledger.open_count())?;
-        check_scope(&inner.directory, &cap.scope)?;
+        inner.directory.check_scope(&cap.scope)?;
         cap.at = inner.now(&self.clock);
         let record = Record::CapSet(cap);
         inner.ledger.commit(&record)?;
@@ -213,16 +216,63 @@ impl<L: Log> Books<L> {
         inner.log.has_room(inner.ledger.open_count())
     }
 
-    /// What the caps of these scopes leave now.
-    pub fn headroom(&self, scopes: &[Scope]) -> Headroom {
+    /// What the caps that this spender falls under leave now. `zone` is the tenant's.
+    pub fn headroom(&self, spender: &Spender, zone: &Zone) -> Headroom {
         let inner = self.lock();
-        let [cost, charge] = inner.ledger.headroom(scopes, inner.now(&self.clock));
+        let at = inner.now(&self.clock);
+        let [cost, charge] = inner.ledger.headroom(spender, at, zone.offset(at));
         Headroom { cost, charge }
     }
 
     pub fn budgets(&self, wanted: impl Fn(&Scope) -> bool) -> Vec<BudgetState> {
         let inner = self.lock();
-        inner.ledger.budgets(inner.now(&self.clock), wanted)
+        let directory = &inner.directory;
+        inner.ledger.budgets(inner.now(&self.clock), |scope| zone_of(directory, scope), wanted)
+    }
+
+    /// Says the difference between what was posted for a request that has ended and what it came to after all.
+    ///
+    /// Where that is more, it is counted against the tenant only as far as the caps of now have room; the rest is the
+    /// platform's, as every overrun is.
+    pub fn adjust(&self, mut adjusted: Adjusted) -> Result<L::Position, ChangeError> {
+        let mut inner = self.lock();
+        inner.log.has_room(inner.ledger.open_count())?;
+        adjusted.at = inner.now(&self.clock);
+        let [cost, charge] = inner.ledger.headroom(&adjusted.spender, adjusted.at, adjusted.offset);
+        let room = |left: Option<PicoSum>| left.map_or(PicoUsd::MAX, PicoSum::clamp_to_amount);
+        let room = Amounts { cost: room(cost), charge: room(charge) };
+        let (was, wanted) = (adjusted.was.amounts, adjusted.now.amounts);
+        let beyond = wanted.beyond(was).beyond(room);
+        adjusted.now.amounts = wanted.beyond(beyond);
+        adjusted.now.overrun = adjusted.now.overrun.saturating_add(beyond);
+        let record = Record::Adjusted(Box::new(adjusted));
+        inner.ledger.commit(&record)?;
+        Ok(inner.log.append(&record))
+    }
+
+    /// Settles a request that a crash left in doubt, by what its provider says of it. `None` if it is not in doubt.
+    pub fn resolve(&self, id: RequestId, settlement: Settlement) -> Option<L::Position> {
+        let mut inner = self.lock();
+        if !inner.ledger.is_indeterminate(id) {
+            return None;
+        }
+        let at = inner.now(&self.clock);
+        let hold = inner.ledger.reserved(id)?.hold;
+        inner.commit_end(&Record::Posted(settlement.within(id, at, hold)))
+    }
+
+    /// An open reservation as it was recorded.
+    pub fn reserved(&self, id: RequestId) -> Option<Reserved> {
+        self.lock().ledger.reserved(id).cloned()
+    }
+
+    /// Gives back memory of who fell silent, and takes the alerts that came up.
+    pub fn tidy(&self) -> Vec<Alert> {
+        let mut inner = self.lock();
+        let at = inner.now(&self.clock);
+        let Inner { ledger, directory, .. } = &mut *inner;
+        ledger.tidy(at, |scope| zone_of(directory, scope).offset(at));
+        ledger.take_alerts()
     }
 
     pub fn audit(&self) -> Audit {
@@ -248,10 +298,11 @@ impl<L: Log> Books<L> {
         self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn end(&self, record: impl FnOnce(Timestamp) -> Record) -> Option<L::Position> {
+    fn end(&self, record: impl FnOnce(Timestamp, &Ledger) -> Record) -> Option<L::Position> {
         let mut inner = self.lock();
         let at = inner.now(&self.clock);
-        inner.commit_end(&record(at))
+        let record = record(at, &inner.ledger);
+        inner.commit_end(&record)
     }
 }
 
@@ -268,16 +319,10 @@ impl<L: Log> Inner<L> {
     }
 }
 
-fn check_scope(directory: &Directory, scope: &Scope) -> Result<(), ChangeRefused> {
-    directory.tenant(scope.tenant())?;
-    match scope {
-        Scope::Tenant(_) => Ok(()),
-        Scope::Project(tenant, project) => directory.project(tenant, project).map(|_| ()),
-        Scope::Key(tenant, key) => match directory.key(key) {
-            Ok(found) if found.tenant == *tenant => Ok(()),
-            _ => Err(ChangeRefused::Missing { what: "key", id: key.to_string() }),
-        },
-    }
+/// Whose calendar a scope goes by: its tenant's, and UTC for what several tenants share.
+fn zone_of(directory: &Directory, scope: &Scope) -> Zone {
+    let tenant = scope.tenant().and_then(|tenant| directory.tenants.get(tenant));
+    tenant.map_or(Zone::UTC, |tenant| tenant.zone.clone())
 }
 
 fn posted_in_full(reserved: &Reserved, at: Timestamp, outcome: Outcome) -> Posted {
@@ -289,6 +334,16 @@ fn posted_in_full(reserved: &Reserved, at: Timestamp, outcome: Outcome) -> Poste
         overrun: Amounts::ZERO,
         confidence: Confidence::Bounded,
         outcome,
+    }
+}
+
+// === impl Settlement ===
+
+impl Settlement {
+    /// The posting: at most the hold is the tenant's, the rest the platform's.
+    fn within(self, id: RequestId, at: Timestamp, hold: Amounts) -> Posted {
+        let Self { usage, amounts, confidence, outcome } = self;
+        Posted { id, at, usage, amounts: amounts.min(hold), overrun: amounts.beyond(hold), confidence, outcome }
     }
 }
 
@@ -322,16 +377,62 @@ impl<L: Log> Reservation<L> {
         self.books.lock().ledger.mark_dispatched(self.id, false);
     }
 
+    /// Makes the hold larger, before the request goes to somebody dearer. All or nothing, as [`Books::reserve`]; a hold
+    /// that is not larger stays as it is. Nothing may be sent before the log is durable up to the new
+    /// [`Reservation::position`].
+    pub fn extend(
+        &mut self,
+        hold: Amounts,
+        provider: &Arc<str>,
+        model: &Arc<str>,
+        price_version: &Arc<str>,
+        zone: &Zone,
+    ) -> Result<(), ReserveError> {
+        let mut inner = self.books.lock();
+        inner.log.has_room(inner.ledger.open_count())?;
+        let extended = Extended {
+            id: self.id,
+            at: inner.now(&self.books.clock),
+            hold: self.hold.max(hold),
+            provider: Arc::clone(provider),
+            model: Arc::clone(model),
+            price_version: Arc::clone(price_version),
+        };
+        inner.ledger.check_extend(&extended, zone)?;
+        let hold = extended.hold;
+        let record = Record::Extended(Box::new(extended));
+        inner.ledger.commit(&record)?;
+        (self.hold, self.position) = (hold, inner.log.append(&record));
+        Ok(())
+    }
+
     /// Posts what was used. `None` if the reservation had ended already (swept after its deadline).
     pub fn post(mut self, settlement: Settlement) -> Option<L::Position> {
         self.settle(settlement)
+    }
+
+    /// Posts what was used, where the amounts depend on what is posted of the tenant's month: `settlement` runs under
+    /// the lock, so no other posting can come between; it must be quick. Gives back what it made, too.
+    pub fn post_in_month(
+        mut self,
+        settlement: impl FnOnce(Columns) -> Settlement,
+    ) -> (Settlement, Option<L::Position>) {
+        self.settled = true;
+        let (id, hold) = (self.id, self.hold);
+        let mut made = None;
+        let position = self.books.end(|at, ledger| {
+            let settlement = settlement(ledger.month_posted(id).unwrap_or_default());
+            made = Some(settlement);
+            Record::Posted(settlement.within(id, at, hold))
+        });
+        (made.expect("a settlement is always made"), position)
     }
 
     /// Gives everything back. `None` if the reservation had ended already.
     pub fn void(mut self, outcome: Outcome) -> Option<L::Position> {
         self.settled = true;
         let id = self.id;
-        self.books.end(|at| Record::Voided(Voided { id, at, outcome }))
+        self.books.end(|at, _| Record::Voided(Voided { id, at, outcome }))
     }
 
     /// Posts the whole hold, as an upper bound of what the provider may bill.
@@ -341,12 +442,8 @@ impl<L: Log> Reservation<L> {
 
     fn settle(&mut self, settlement: Settlement) -> Option<L::Position> {
         self.settled = true;
-        let Settlement { usage, amounts, confidence, outcome } = settlement;
         let (id, hold) = (self.id, self.hold);
-        self.books.end(|at| {
-            let (amounts, overrun) = (amounts.min(hold), amounts.beyond(hold));
-            Record::Posted(Posted { id, at, usage, amounts, overrun, confidence, outcome })
-        })
+        self.books.end(|at, _| Record::Posted(settlement.within(id, at, hold)))
     }
 
     fn settle_in_full(&mut self, outcome: Outcome) -> Option<L::Position> {
@@ -364,7 +461,7 @@ impl<L: Log> Drop for Reservation<L> {
             self.settle_in_full(Outcome::ClientGone);
         } else {
             let id = self.id;
-            self.books.end(|at| Record::Voided(Voided { id, at, outcome: Outcome::NotSent }));
+            self.books.end(|at, _| Record::Voided(Voided { id, at, outcome: Outcome::NotSent }));
         }
     }
 }

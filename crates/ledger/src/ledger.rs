@@ -6,22 +6,34 @@
 //! held = posted + released + pending + indeterminate, in total and over every level of scopes.
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
 
 use foldhash::fast::RandomState;
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 use tollgate_types::refusal::BudgetExceeded;
-use tollgate_types::{Basis, Confidence, PicoSum, RequestId, Scope, Timestamp, Window};
+use tollgate_types::scope::SCOPES_MAX;
+use tollgate_types::window::Period;
+use tollgate_types::{Basis, Confidence, PicoSum, RequestId, Scope, Spender, Timestamp, UtcOffset, Window, Zone};
 
-use crate::account::{Amounts, Columns, ScopeAccounts, Sums};
-use crate::record::{CapSet, Posted, Record, Reserved, Voided};
+use crate::account::{Amounts, Cap, Columns, ScopeAccounts, Sums};
+use crate::record::{Adjusted, CapSet, Extended, Posted, Record, Reserved, Voided};
+use crate::scopes::{Scopes, Slot};
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Ledger {
     /// The latest time any record bore. Time given to the ledger never goes back behind it.
     latest: Timestamp,
-    scopes: HashMap<Scope, ScopeAccounts, RandomState>,
+    scopes: Scopes,
     open: HashMap<RequestId, Open, RandomState>,
     totals: Totals,
+    /// Scopes that spent since memory was last tidied.
+    #[serde(skip)]
+    warm: Vec<Slot>,
+    /// Thresholds that were crossed since somebody last took them.
+    #[serde(skip)]
+    alerts: Vec<Alert>,
 }
 
 /// A reservation that has not ended.
@@ -29,6 +41,15 @@ pub struct Ledger {
 struct Open {
     reserved: Reserved,
     state: OpenState,
+    /// The accounts it is held in. It posts to the same ones, whatever the time is then.
+    entries: SmallVec<[Entry; 24]>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Entry {
+    slot: Slot,
+    window: Window,
+    period: Period,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +62,19 @@ enum OpenState {
         since: Timestamp,
     },
 }
+
+/// One scope of a request: where its accounts are, whose budgets it has beside its own, and which calendar it goes by.
+#[derive(Clone, Debug)]
+struct Place {
+    scope: Scope,
+    slot: Option<Slot>,
+    template: Option<Slot>,
+    offset: UtcOffset,
+}
+
+/// All scopes of a request, widest first.
+#[derive(Clone, Debug)]
+pub(crate) struct Places(SmallVec<[Place; SCOPES_MAX]>);
 
 /// Everything that ever happened, summed; the other side of every account.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,9 +100,15 @@ pub enum Rejected {
     NotPending(RequestId),
     #[error("the posting of {0} exceeds its hold")]
     PostedBeyondHold(RequestId),
+    #[error("the hold of {0} can only grow")]
+    HoldShrinks(RequestId),
+    #[error("the request {0} has not ended, so there is nothing to adjust")]
+    StillOpen(RequestId),
+    #[error("the adjustment of {0} takes back more than was posted")]
+    AdjustedBeyondPosted(RequestId),
     #[error("the record is older than the one before it")]
     TimeWentBack,
-    #[error("a cap may not be negative")]
+    #[error("a cap or a threshold may not be negative")]
     NegativeCap,
 }
 
@@ -76,11 +116,21 @@ pub enum Rejected {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BudgetState {
     pub scope: Scope,
-    pub window: Window,
-    pub basis: Basis,
-    pub cap: PicoSum,
+    pub budget: Cap,
+    /// Nothing in the budget of a template, which each of its scopes counts for itself.
     pub sums: Sums,
     pub resets_at: Option<Timestamp>,
+}
+
+/// What is posted of a budget crossed one of its thresholds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Alert {
+    pub scope: Scope,
+    pub window: Window,
+    pub basis: Basis,
+    pub threshold: PicoSum,
+    pub posted: PicoSum,
+    pub at: Timestamp,
 }
 
 /// What a self-examination found. All differences are zero in a ledger that balances.
@@ -99,6 +149,13 @@ pub struct Audit {
     pub worst_left: Option<PicoSum>,
 }
 
+/// Alerts that nobody takes are kept no further than this; the newest are dropped, as the oldest say how it began.
+const ALERTS_MAX: usize = 1_000;
+/// More than any two clocks on earth differ.
+const ZONES_APART: Duration = Duration::from_secs(48 * 3600);
+/// Kinds of scope that each request spends from: the lifetime sums of each kind are those of everything.
+const LEVELS: [&str; 5] = ["platform", "plan", "tenant", "project", "key"];
+
 // === impl Ledger: questions ===
 
 impl Ledger {
@@ -110,35 +167,87 @@ impl Ledger {
         self.open.len()
     }
 
-    /// The least that any cap leaves to these scopes, in each column; `None` where no cap counts that column.
-    pub fn headroom(&self, scopes: &[Scope], at: Timestamp) -> [Option<PicoSum>; 2] {
-        let least = |basis: Basis| {
-            let caps = scopes.iter().filter_map(|scope| self.scopes.get(scope)).flat_map(|accounts| {
-                accounts.caps().iter().filter(move |cap| cap.basis == basis).map(move |cap| accounts.left(*cap, at))
-            });
-            caps.min()
+    /// Finds the accounts of everybody who spends, once for all that is asked of them afterwards.
+    pub(crate) fn places(&self, spender: &Spender, offset: UtcOffset) -> Places {
+        let place = |scope: Scope| Place {
+            slot: self.scopes.slot(&scope),
+            template: spender.template_of(&scope).and_then(|template| self.scopes.slot(&template)),
+            // What several tenants spend from goes by UTC.
+            offset: if scope.is_of_one_tenant() { offset } else { UtcOffset::default() },
+            scope,
         };
-        [least(Basis::Cost), least(Basis::Charge)]
+        Places(spender.scopes().map(place).collect())
     }
 
-    /// Every budget of the scopes that `wanted` accepts.
-    pub fn budgets(&self, at: Timestamp, wanted: impl Fn(&Scope) -> bool) -> Vec<BudgetState> {
-        let mut budgets: Vec<_> = self
-            .scopes
-            .iter()
-            .filter(|(scope, _)| wanted(scope))
-            .flat_map(|(scope, accounts)| accounts.caps().iter().map(move |cap| (scope, accounts, cap)))
-            .map(|(scope, accounts, cap)| BudgetState {
+    /// The least that any cap leaves to this spender, in each column; `None` where no cap counts that column.
+    pub fn headroom(&self, spender: &Spender, at: Timestamp, offset: UtcOffset) -> [Option<PicoSum>; 2] {
+        self.headroom_at(&self.places(spender, offset), at)
+    }
+
+    pub(crate) fn headroom_at(&self, places: &Places, at: Timestamp) -> [Option<PicoSum>; 2] {
+        let mut least = [None; 2];
+        for place in &places.0 {
+            for cap in self.caps_of(place) {
+                let Some(left) = self.accounts_of(place).left(cap, at, place.offset) else { continue };
+                let column = &mut least[cap.basis as usize];
+                *column = Some(column.map_or(left, |least: PicoSum| least.min(left)));
+            }
+        }
+        least
+    }
+
+    fn accounts_of(&self, place: &Place) -> &ScopeAccounts {
+        static NONE: ScopeAccounts = ScopeAccounts::NONE;
+        place.slot.and_then(|slot| self.scopes.get(slot)).unwrap_or(&NONE)
+    }
+
+    fn template_of(&self, place: &Place) -> Option<&ScopeAccounts> {
+        self.scopes.get(place.template?)
+    }
+
+    /// The budgets of a scope: its own, and those of its template that it has not set itself.
+    fn caps_of<'a>(&'a self, place: &'a Place) -> impl Iterator<Item = &'a Cap> {
+        let own = self.accounts_of(place);
+        let inherited = self.template_of(place).into_iter().flat_map(ScopeAccounts::caps);
+        own.caps().iter().chain(inherited.filter(|cap| !own.has_cap(cap.window, cap.basis)))
+    }
+
+    /// Every budget of the scopes that `wanted` accepts, each in its own zone.
+    pub fn budgets(
+        &self,
+        at: Timestamp,
+        zone_of: impl Fn(&Scope) -> Zone,
+        wanted: impl Fn(&Scope) -> bool,
+    ) -> Vec<BudgetState> {
+        let mut budgets = Vec::new();
+        for (scope, accounts) in self.scopes.iter().filter(|(_, accounts)| !accounts.caps().is_empty()) {
+            if !wanted(scope) {
+                continue;
+            }
+            let zone = zone_of(scope);
+            let offset = zone.offset(at);
+            budgets.extend(accounts.caps().iter().map(|cap| BudgetState {
                 scope: scope.clone(),
-                window: cap.window,
-                basis: cap.basis,
-                cap: cap.cap,
-                sums: accounts.sums(cap.window, at),
-                resets_at: cap.window.resets_at(at),
-            })
-            .collect();
-        budgets.sort_by(|a, b| (&a.scope, a.window, a.basis).cmp(&(&b.scope, b.window, b.basis)));
+                budget: cap.clone(),
+                sums: accounts.sums(cap.window, at, offset),
+                resets_at: resets_at(accounts, cap.window, at, &zone),
+            }));
+        }
+        let order = |budget: &BudgetState| (budget.budget.window, budget.budget.basis);
+        budgets.sort_by(|a, b| (&a.scope, order(a)).cmp(&(&b.scope, order(b))));
         budgets
+    }
+
+    /// Where a scope stands in a window, whether there is a budget on it or not.
+    pub fn sums(&self, scope: &Scope, window: Window, at: Timestamp, offset: UtcOffset) -> Sums {
+        self.scopes.named(scope).map(|accounts| accounts.sums(window, at, offset)).unwrap_or_default()
+    }
+
+    /// What is posted of the tenant's month in which an open reservation is held.
+    pub fn month_posted(&self, id: RequestId) -> Option<Columns> {
+        let Open { reserved, .. } = self.open.get(&id)?;
+        let tenant = Scope::Tenant(reserved.spender.tenant.clone());
+        Some(self.sums(&tenant, Window::Month, reserved.at, reserved.offset).posted)
     }
 
     /// Pending reservations whose deadline lies before `due`, and whether each had been sent to a provider.
@@ -167,6 +276,10 @@ impl Ledger {
         self.open.get(&id).map(|open| &open.reserved)
     }
 
+    pub fn is_indeterminate(&self, id: RequestId) -> bool {
+        self.open.get(&id).is_some_and(|open| matches!(open.state, OpenState::Indeterminate { .. }))
+    }
+
     /// Adds everything up again, in every way it can be added up, and compares.
     pub fn audit(&self) -> Audit {
         let mut audit = Audit { totals: self.totals, ..Audit::default() };
@@ -184,50 +297,46 @@ impl Ledger {
                 }
             }
         }
-        audit.drift = PicoSum(self.drift(&audit));
-        audit.worst_left = self
-            .scopes
-            .values()
-            .flat_map(|accounts| accounts.caps().iter().map(|cap| accounts.left(*cap, self.latest)))
-            .min();
+        let mut levels = [Sums::default(); LEVELS.len()];
+        for (scope, accounts) in self.scopes.iter() {
+            if let Some(level) = LEVELS.iter().position(|level| *level == scope.kind()) {
+                levels[level].add(&accounts.sums(Window::Lifetime, self.latest, UtcOffset::default()));
+            }
+            if !scope.is_template() {
+                let left = accounts.caps().iter().filter_map(|cap| accounts.left_of_latest(cap));
+                audit.worst_left = audit.worst_left.into_iter().chain(left).min();
+            }
+        }
+        audit.drift = PicoSum(self.drift(&audit, &levels));
         audit
     }
 
-    fn drift(&self, audit: &Audit) -> i128 {
+    fn drift(&self, audit: &Audit, levels: &[Sums]) -> i128 {
         let totals = &self.totals;
         let mut drift = 0;
         for basis in [Basis::Cost, Basis::Charge] {
             let of = |columns: &Columns| columns.of(basis).0;
             let accounted = of(&totals.posted) + of(&totals.released) + of(&audit.pending) + of(&audit.indeterminate);
             drift += (of(&totals.held) - accounted).abs();
-            for level in ["tenant", "project", "key"] {
-                let lifetime = self.lifetime_of_level(level);
-                drift += (of(&lifetime.posted) - of(&totals.posted)).abs();
-                drift += (of(&lifetime.bounded) - of(&totals.bounded)).abs();
-                drift += (of(&lifetime.pending) - of(&audit.pending)).abs();
-                drift += (of(&lifetime.indeterminate) - of(&audit.indeterminate)).abs();
+            for level in levels {
+                drift += (of(&level.posted) - of(&totals.posted)).abs();
+                drift += (of(&level.bounded) - of(&totals.bounded)).abs();
+                drift += (of(&level.pending) - of(&audit.pending)).abs();
+                drift += (of(&level.indeterminate) - of(&audit.indeterminate)).abs();
             }
         }
         drift
     }
 
-    fn lifetime_of_level(&self, level: &str) -> Sums {
-        let mut sum = Sums::default();
-        for (scope, accounts) in &self.scopes {
-            if scope.kind() == level {
-                let one = accounts.sums(Window::Lifetime, self.latest);
-                let add = |into: &mut Columns, from: Columns| {
-                    into.cost.0 += from.cost.0;
-                    into.charge.0 += from.charge.0;
-                };
-                add(&mut sum.posted, one.posted);
-                add(&mut sum.bounded, one.bounded);
-                add(&mut sum.pending, one.pending);
-                add(&mut sum.indeterminate, one.indeterminate);
-            }
-        }
-        sum
+    /// Thresholds that were crossed since this was last asked.
+    pub fn take_alerts(&mut self) -> Vec<Alert> {
+        std::mem::take(&mut self.alerts)
     }
+}
+
+/// When a window begins anew, or a rolling one has room again.
+fn resets_at(accounts: &ScopeAccounts, window: Window, at: Timestamp, zone: &Zone) -> Option<Timestamp> {
+    window.resets_at(at, zone).or_else(|| accounts.next_leaves_at(window, at, zone.offset(at)))
 }
 
 // === impl Ledger: records ===
@@ -247,31 +356,59 @@ impl Ledger {
             return Err(Rejected::TimeWentBack);
         }
         match record {
-            Record::Reserved(reserved) => self.check_reserve(reserved),
+            Record::Reserved(reserved) => {
+                let places = self.places(&reserved.spender, reserved.offset);
+                self.check_reserve(&places, reserved.id, reserved.at, reserved.hold, &Zone::UTC)
+            }
             Record::Posted(posted) => self.check_post(posted),
             Record::Voided(Voided { id, .. }) | Record::Indeterminate { id, .. } => self.check_pending(*id),
-            Record::CapSet(CapSet { cap: Some(cap), .. }) if cap.0 < 0 => Err(Rejected::NegativeCap),
+            Record::CapSet(set) if is_negative(set) => Err(Rejected::NegativeCap),
+            Record::Extended(extended) => self.check_extend(extended, &Zone::UTC),
+            Record::Adjusted(adjusted) => self.check_adjust(adjusted),
             Record::CapSet(_) | Record::Directory(_) | Record::PricesSet { .. } => Ok(()),
         }
     }
 
-    fn check_reserve(&self, reserved: &Reserved) -> Result<(), Rejected> {
-        if self.open.contains_key(&reserved.id) {
-            return Err(Rejected::AlreadyReserved(reserved.id));
+    /// Whether the hold fits every cap. `zone` is the tenant's; it only says in a refusal when the budget resets.
+    pub(crate) fn check_reserve(
+        &self,
+        places: &Places,
+        id: RequestId,
+        at: Timestamp,
+        hold: Amounts,
+        zone: &Zone,
+    ) -> Result<(), Rejected> {
+        if self.open.contains_key(&id) {
+            return Err(Rejected::AlreadyReserved(id));
         }
-        for scope in &reserved.scopes() {
-            let Some(accounts) = self.scopes.get(scope) else { continue };
-            for cap in accounts.caps() {
-                let needed = reserved.hold.of(cap.basis);
-                let left = accounts.left(*cap, reserved.at);
+        self.check_caps(places, at, hold, zone, |accounts, cap, offset| accounts.left(cap, at, offset))
+    }
+
+    /// Whether `needed` fits what each cap leaves, as `left` says.
+    fn check_caps(
+        &self,
+        places: &Places,
+        at: Timestamp,
+        needed: Amounts,
+        zone: &Zone,
+        left: impl Fn(&ScopeAccounts, &Cap, UtcOffset) -> Option<PicoSum>,
+    ) -> Result<(), Rejected> {
+        for place in &places.0 {
+            let accounts = self.accounts_of(place);
+            for cap in self.caps_of(place) {
+                let Some(left) = left(accounts, cap, place.offset) else { continue };
+                let needed = needed.of(cap.basis);
                 if i128::from(needed.0) > left.0 {
+                    let shared = !place.scope.is_of_one_tenant();
+                    let zone = if shared { &Zone::UTC } else { zone };
                     return Err(Rejected::BudgetExceeded(BudgetExceeded {
-                        scope: scope.kind(),
+                        scope: place.scope.kind(),
+                        shared,
                         window: cap.window,
                         basis: cap.basis,
                         left: PicoSum(left.0.max(0)),
                         needed,
-                        resets_at: cap.window.resets_at(reserved.at),
+                        resets_at: resets_at(accounts, cap.window, at, zone),
                     }));
                 }
             }
@@ -294,47 +431,135 @@ impl Ledger {
         }
     }
 
+    /// The whole of the larger hold lies in the periods of the first: so what is added must fit there, and in what
+    /// rolling windows count now.
+    pub(crate) fn check_extend(&self, extended: &Extended, zone: &Zone) -> Result<(), Rejected> {
+        self.check_pending(extended.id)?;
+        let Some(Open { reserved, .. }) = self.open.get(&extended.id) else {
+            return Err(Rejected::NotOpen(extended.id));
+        };
+        if reserved.hold.beyond(extended.hold) != Amounts::ZERO {
+            return Err(Rejected::HoldShrinks(extended.id));
+        }
+        let added = extended.hold.beyond(reserved.hold);
+        let places = self.places(&reserved.spender, reserved.offset);
+        self.check_caps(&places, extended.at, added, zone, |accounts, cap, offset| {
+            if cap.window == Window::Request {
+                // The cap is on the whole hold, of which so much is there already.
+                return cap.cap.map(|cap_on| PicoSum(cap_on.0 - i128::from(reserved.hold.of(cap.basis).0)));
+            }
+            let then = if cap.window.is_rolling() { extended.at } else { reserved.at };
+            accounts.left(cap, then, offset)
+        })
+    }
+
+    /// More than before is counted only where the caps of now leave room; the books put the rest on the platform.
+    fn check_adjust(&self, adjusted: &Adjusted) -> Result<(), Rejected> {
+        if self.open.contains_key(&adjusted.id) {
+            return Err(Rejected::StillOpen(adjusted.id));
+        }
+        let posted = self.totals.posted;
+        let was = adjusted.was.amounts;
+        if i128::from(was.cost.0) > posted.cost.0 || i128::from(was.charge.0) > posted.charge.0 {
+            return Err(Rejected::AdjustedBeyondPosted(adjusted.id));
+        }
+        let added = adjusted.now.amounts.beyond(was);
+        if added == Amounts::ZERO {
+            return Ok(());
+        }
+        let places = self.places(&adjusted.spender, adjusted.offset);
+        self.check_caps(&places, adjusted.at, added, &Zone::UTC, |accounts, cap, offset| match cap.window {
+            Window::Request => None,
+            _ => accounts.left(cap, adjusted.at, offset),
+        })
+    }
+
     /// Applies a record that [`Ledger::check`] accepted.
     fn apply(&mut self, record: &Record) {
-        if let Some(at) = time_of(record) {
-            self.latest = at;
-        }
         match record {
-            Record::Reserved(reserved) => self.hold(reserved),
+            Record::Reserved(reserved) => {
+                let places = self.places(&reserved.spender, reserved.offset);
+                self.hold(places, reserved);
+            }
             Record::Posted(posted) => self.post(posted),
             Record::Voided(voided) => self.void(voided.id),
             Record::Indeterminate { id, at } => self.doubt(*id, *at),
-            Record::CapSet(CapSet { scope, window, basis, cap, at }) => {
-                let accounts = self.scopes.entry(scope.clone()).or_default();
-                accounts.open_period(*at);
-                accounts.set_cap(*window, *basis, *cap);
+            Record::CapSet(CapSet { scope, window, basis, cap, alerts, .. }) => {
+                let slot = self.scopes.slot_or_new(scope);
+                let accounts = self.scopes.get_mut(slot).expect("a slot that was just found is there");
+                accounts.set_cap(Cap { window: *window, basis: *basis, cap: *cap, alerts: alerts.clone() });
             }
+            Record::Extended(extended) => self.extend(extended),
+            Record::Adjusted(adjusted) => self.adjust(adjusted),
             Record::Directory(_) | Record::PricesSet { .. } => {}
+        }
+        if let Some(at) = time_of(record) {
+            self.latest = at;
         }
     }
 
-    fn hold(&mut self, reserved: &Reserved) {
-        for scope in reserved.scopes() {
-            let accounts = self.scopes.entry(scope).or_default();
-            accounts.open_period(reserved.at);
-            accounts.change(reserved.at, |sums| sums.pending.add(reserved.hold));
+    pub(crate) fn hold(&mut self, places: Places, reserved: &Reserved) {
+        let mut entries = SmallVec::new();
+        for place in places.0 {
+            let windows = self.windows_of(&place);
+            if windows.is_empty() {
+                continue;
+            }
+            let slot = place.slot.unwrap_or_else(|| self.scopes.slot_or_new(&place.scope));
+            let accounts = self.scopes.get_mut(slot).expect("a slot that was just found is there");
+            for window in windows {
+                let period = accounts.enter(window, reserved.at, place.offset, |sums| sums.pending.add(reserved.hold));
+                entries.push(Entry { slot, window, period });
+            }
+            self.warm.push(slot);
         }
+        self.latest = reserved.at;
         self.totals.held.add(reserved.hold);
         self.totals.requests += 1;
-        let open = Open { reserved: reserved.clone(), state: OpenState::Pending { dispatched: false } };
+        let open = Open { reserved: reserved.clone(), state: OpenState::Pending { dispatched: false }, entries };
         self.open.insert(reserved.id, open);
     }
 
-    fn post(&mut self, posted: &Posted) {
-        let Some(Open { reserved, state }) = self.open.remove(&posted.id) else { return };
-        let bounded = posted.confidence == Confidence::Bounded;
-        self.change_accounts(&reserved, |sums| {
-            held_column(sums, state).take(reserved.hold);
-            sums.posted.add(posted.amounts);
-            if bounded {
-                sums.bounded.add(posted.amounts);
+    /// What is counted of a scope: what budgets ask for, and the standing windows. Of end users, who may be very many,
+    /// only what budgets ask for.
+    fn windows_of(&self, place: &Place) -> SmallVec<[Window; 8]> {
+        let mut windows = SmallVec::new();
+        if !matches!(place.scope, Scope::EndUser(..)) {
+            windows.extend(Window::STANDING);
+        }
+        let own = self.accounts_of(place).capped_windows();
+        for window in own.chain(self.template_of(place).into_iter().flat_map(ScopeAccounts::capped_windows)) {
+            if !windows.contains(&window) {
+                windows.push(window);
             }
-        });
+        }
+        windows
+    }
+
+    fn post(&mut self, posted: &Posted) {
+        let Some(open) = self.open.remove(&posted.id) else { return };
+        let Open { reserved, state, entries } = open;
+        let bounded = posted.confidence == Confidence::Bounded;
+        let mut watched: Option<(Slot, Option<Place>)> = None;
+        for Entry { slot, window, period } in entries {
+            let Some(accounts) = self.scopes.get_mut(slot) else { continue };
+            let after = accounts.change(window, period, |sums| {
+                held_column(sums, state).take(reserved.hold);
+                sums.posted.add(posted.amounts);
+                if bounded {
+                    sums.bounded.add(posted.amounts);
+                }
+            });
+            // A scope's entries stand together: whether anybody watches it is asked once.
+            if watched.as_ref().is_none_or(|(known, _)| *known != slot) {
+                watched = Some((slot, self.watched(&reserved, slot)));
+            }
+            if let (Some(after), Some((_, Some(place)))) = (after, &watched) {
+                let crossed = self.crossed(place, window, after.posted, posted);
+                let room = ALERTS_MAX.saturating_sub(self.alerts.len());
+                self.alerts.extend(crossed.into_iter().take(room));
+            }
+        }
         self.totals.posted.add(posted.amounts);
         if bounded {
             self.totals.bounded.add(posted.amounts);
@@ -343,28 +568,113 @@ impl Ledger {
         self.totals.overrun.add(posted.overrun);
     }
 
+    /// The scope, if one of its budgets has thresholds.
+    fn watched(&self, reserved: &Reserved, slot: Slot) -> Option<Place> {
+        let scope = self.scopes.name(slot)?;
+        let template = reserved.spender.template_of(scope).and_then(|template| self.scopes.slot(&template));
+        let offset = if scope.is_of_one_tenant() { reserved.offset } else { UtcOffset::default() };
+        let accounts = [Some(slot), template].into_iter().flatten().filter_map(|slot| self.scopes.get(slot));
+        accounts.into_iter().any(ScopeAccounts::has_alerts).then(|| Place {
+            scope: scope.clone(),
+            slot: Some(slot),
+            template,
+            offset,
+        })
+    }
+
+    /// Each threshold that the posting crossed.
+    fn crossed(&self, place: &Place, window: Window, period_posted: Columns, posted: &Posted) -> Vec<Alert> {
+        let mut crossed = Vec::new();
+        for cap in self.caps_of(place).filter(|cap| cap.window == window) {
+            let counted = match window.is_rolling() {
+                true => self.accounts_of(place).sums(window, posted.at, place.offset).posted,
+                false => period_posted,
+            };
+            let after = counted.of(cap.basis);
+            let before = after.0 - i128::from(posted.amounts.of(cap.basis).0);
+            let passed = cap.alerts.iter().filter(|threshold| before < threshold.0 && threshold.0 <= after.0);
+            crossed.extend(passed.map(|threshold| Alert {
+                scope: place.scope.clone(),
+                window,
+                basis: cap.basis,
+                threshold: *threshold,
+                posted: after,
+                at: posted.at,
+            }));
+        }
+        crossed
+    }
+
     fn void(&mut self, id: RequestId) {
-        let Some(Open { reserved, state }) = self.open.remove(&id) else { return };
-        self.change_accounts(&reserved, |sums| held_column(sums, state).take(reserved.hold));
+        let Some(Open { reserved, state, entries }) = self.open.remove(&id) else { return };
+        self.change_accounts(&entries, |sums| held_column(sums, state).take(reserved.hold));
         self.totals.released.add(reserved.hold);
     }
 
     fn doubt(&mut self, id: RequestId, since: Timestamp) {
         let Some(open) = self.open.get_mut(&id) else { return };
         open.state = OpenState::Indeterminate { since };
-        let reserved = open.reserved.clone();
-        self.change_accounts(&reserved, |sums| {
-            sums.pending.take(reserved.hold);
-            sums.indeterminate.add(reserved.hold);
+        let (hold, entries) = (open.reserved.hold, open.entries.clone());
+        self.change_accounts(&entries, |sums| {
+            sums.pending.take(hold);
+            sums.indeterminate.add(hold);
         });
     }
 
-    fn change_accounts(&mut self, reserved: &Reserved, change: impl Fn(&mut Sums)) {
-        for scope in reserved.scopes() {
-            if let Some(accounts) = self.scopes.get_mut(&scope) {
-                accounts.change(reserved.at, &change);
+    fn extend(&mut self, extended: &Extended) {
+        let Some(open) = self.open.get_mut(&extended.id) else { return };
+        let added = extended.hold.beyond(open.reserved.hold);
+        let Extended { hold, provider, model, price_version, .. } = extended;
+        open.reserved.hold = *hold;
+        open.reserved.provider = Arc::clone(provider);
+        open.reserved.model = Arc::clone(model);
+        open.reserved.price_version = Arc::clone(price_version);
+        let entries = open.entries.clone();
+        self.change_accounts(&entries, |sums| sums.pending.add(added));
+        self.totals.held.add(added);
+    }
+
+    fn change_accounts(&mut self, entries: &[Entry], change: impl Fn(&mut Sums)) {
+        for Entry { slot, window, period } in entries {
+            if let Some(accounts) = self.scopes.get_mut(*slot) {
+                accounts.change(*window, *period, &change);
             }
         }
+    }
+
+    /// Changes what is posted in those of the request's periods that are still counted; the others are history.
+    fn adjust(&mut self, adjusted: &Adjusted) {
+        let (was, now) = (adjusted.was, adjusted.now);
+        let part = |standing: crate::record::Standing| match standing.confidence {
+            Confidence::Bounded => standing.amounts,
+            Confidence::Measured => Amounts::ZERO,
+        };
+        for place in self.places(&adjusted.spender, adjusted.offset).0 {
+            let Some(accounts) = place.slot.and_then(|slot| self.scopes.get_mut(slot)) else { continue };
+            if matches!(place.scope, Scope::EndUser(..)) {
+                continue;
+            }
+            // Of the other windows nobody knows whether they were counted when the request was.
+            for window in Window::STANDING {
+                let period = window.period(adjusted.held_at, place.offset);
+                accounts.adjust(window, period, was.amounts, |sums| {
+                    sums.posted.take(was.amounts);
+                    sums.posted.add(now.amounts);
+                    sums.bounded.take(part(was));
+                    sums.bounded.add(part(now));
+                });
+            }
+        }
+        let totals = &mut self.totals;
+        totals.posted.take(was.amounts);
+        totals.posted.add(now.amounts);
+        totals.bounded.take(part(was));
+        totals.bounded.add(part(now));
+        totals.overrun.take(was.overrun);
+        totals.overrun.add(now.overrun);
+        // What is less was released after all; what is more was released too early.
+        totals.released.add(was.amounts.beyond(now.amounts));
+        totals.released.take(now.amounts.beyond(was.amounts));
     }
 
     /// Notes whether a request is out at its provider; `false` if its reservation is pending no more. Not a record:
@@ -378,6 +688,41 @@ impl Ledger {
             _ => false,
         }
     }
+
+    /// Gives back memory of scopes that fell silent, and forgets end users of whom no budget asks any more. Changes
+    /// nothing that any later record depends on.
+    pub fn tidy(&mut self, at: Timestamp, offset_of: impl Fn(&Scope) -> UtcOffset) {
+        let mut warm = std::mem::take(&mut self.warm);
+        warm.sort_unstable();
+        warm.dedup();
+        for slot in warm {
+            if let Some(accounts) = self.scopes.get_mut(slot) {
+                accounts.compact();
+            }
+        }
+        for slot in 0..self.scopes.len() {
+            let slot = Slot::try_from(slot).expect("every slot has a number");
+            let Some(Scope::EndUser(tenant, _)) = self.scopes.name(slot) else { continue };
+            let template = self.scopes.slot(&Scope::EachEndUser(tenant.clone()));
+            let offset = self.scopes.name(slot).map(&offset_of).unwrap_or_default();
+            // No zone is set back further than this: what has ended by then has ended for good.
+            let at = at.minus(ZONES_APART);
+            let inherited: SmallVec<[Window; 8]> = template
+                .and_then(|slot| self.scopes.get(slot))
+                .map(|accounts| accounts.capped_windows().collect())
+                .unwrap_or_default();
+            let Some(accounts) = self.scopes.get_mut(slot) else { continue };
+            let own: SmallVec<[Window; 8]> = accounts.capped_windows().collect();
+            let is_capped = |window| own.contains(&window) || inherited.contains(&window);
+            if !accounts.forget_ended(at, offset, is_capped) {
+                self.scopes.forget(slot);
+            }
+        }
+    }
+}
+
+fn is_negative(set: &CapSet) -> bool {
+    set.cap.is_some_and(|cap| cap.0 < 0) || set.alerts.iter().any(|threshold| threshold.0 < 0)
 }
 
 fn held_column(sums: &mut Sums, state: OpenState) -> &mut Columns {
@@ -390,6 +735,8 @@ fn held_column(sums: &mut Sums, state: OpenState) -> &mut Columns {
 fn time_of(record: &Record) -> Option<Timestamp> {
     match record {
         Record::Reserved(reserved) => Some(reserved.at),
+        Record::Extended(extended) => Some(extended.at),
+        Record::Adjusted(adjusted) => Some(adjusted.at),
         Record::Posted(Posted { at, .. })
         | Record::Voided(Voided { at, .. })
         | Record::Indeterminate { at, .. }

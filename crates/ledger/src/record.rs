@@ -6,10 +6,11 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 use tollgate_types::directory::{Change, Sealed};
 use tollgate_types::usage::Outcome;
 use tollgate_types::{
-    Basis, Confidence, KeyId, PicoSum, ProjectId, RequestId, Scope, TenantId, Timestamp, Usage, Window,
+    Basis, Confidence, PicoSum, RequestId, Scope, Spender, Timestamp, Usage, UtcOffset, Window, Zone,
 };
 
 use crate::Amounts;
@@ -32,6 +33,8 @@ pub enum Record {
         sha256: [u8; 32],
         at: Timestamp,
     },
+    Extended(Box<Extended>),
+    Adjusted(Box<Adjusted>),
 }
 
 /// Money held for one request, and all that its usage event will need to know.
@@ -41,17 +44,27 @@ pub struct Reserved {
     pub at: Timestamp,
     /// When the request must have ended, one way or another.
     pub deadline: Timestamp,
-    pub tenant: TenantId,
-    pub project: ProjectId,
-    pub key: KeyId,
+    pub spender: Spender,
+    /// The tenant's offset from UTC at that time. It decides which periods the hold falls into, now and at every replay.
+    pub offset: UtcOffset,
     pub hold: Amounts,
     pub route: Arc<str>,
     pub provider: Arc<str>,
     pub model: Arc<str>,
     pub stream: bool,
     pub price_version: Arc<str>,
+    pub idempotency: Option<Idempotency>,
     /// End user, run, task and feature, as the caller named them: sealed, because they may name people.
     pub attribution: Option<Sealed>,
+}
+
+/// A caller's `Idempotency-Key`, and what it was sent with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Idempotency {
+    /// A keyed hash of tenant and key.
+    pub key: [u8; 16],
+    /// A keyed hash of what was asked: another body under the same key is another request.
+    pub body: [u8; 16],
 }
 
 /// A request that is about to be held: [`Reserved`] but for the time and the amounts, which the lock decides.
@@ -59,14 +72,15 @@ pub struct Reserved {
 pub struct Draft {
     pub id: RequestId,
     pub deadline: Timestamp,
-    pub tenant: TenantId,
-    pub project: ProjectId,
-    pub key: KeyId,
+    pub spender: Spender,
+    /// The tenant's.
+    pub zone: Zone,
     pub route: Arc<str>,
     pub provider: Arc<str>,
     pub model: Arc<str>,
     pub stream: bool,
     pub price_version: Arc<str>,
+    pub idempotency: Option<Idempotency>,
     pub attribution: Option<Sealed>,
 }
 
@@ -92,49 +106,107 @@ pub struct Voided {
     pub outcome: Outcome,
 }
 
-/// A cap came into force, or (`None`) ceased to be.
+/// A budget came into force, or (neither ceiling nor alerts) ceased to be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CapSet {
     pub scope: Scope,
     pub window: Window,
     pub basis: Basis,
     pub cap: Option<PicoSum>,
+    /// What is posted beyond these alerts, and refuses nothing. Ascending.
+    pub alerts: SmallVec<[PicoSum; 2]>,
     pub at: Timestamp,
 }
 
-// === impl Reserved ===
+/// The request goes to somebody dearer than it was held for: the hold grew first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Extended {
+    pub id: RequestId,
+    pub at: Timestamp,
+    /// The whole of it; in no column less than before.
+    pub hold: Amounts,
+    pub provider: Arc<str>,
+    pub model: Arc<str>,
+    pub price_version: Arc<str>,
+}
 
-impl Reserved {
-    /// The scopes this request spends from, widest first.
-    pub fn scopes(&self) -> [Scope; 3] {
-        Scope::of_request(&self.tenant, &self.project, &self.key)
-    }
+/// What was posted for a request turned out to be something else. History is not rewritten: this entry says the difference.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Adjusted {
+    pub id: RequestId,
+    pub at: Timestamp,
+    /// The request's own, so that the difference is counted where the request was.
+    pub spender: Spender,
+    pub held_at: Timestamp,
+    pub offset: UtcOffset,
+    /// What the books said until now.
+    pub was: Standing,
+    /// What they say from now on.
+    pub now: Standing,
+    pub usage: Usage,
+    pub price_version: Arc<str>,
+    pub reason: Reason,
+}
+
+/// What is posted for a request at some time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standing {
+    pub amounts: Amounts,
+    pub overrun: Amounts,
+    pub confidence: Confidence,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// The provider's own usage report says so.
+    Reconciled,
+    /// The price that was in force then was corrected later.
+    Repriced,
 }
 
 // === impl Draft ===
 
 impl Draft {
-    pub(crate) fn into_reserved(self, at: Timestamp, hold: Amounts) -> Reserved {
-        let Self { id, deadline, tenant, project, key, route, provider, model, stream, price_version, attribution } =
-            self;
+    pub(crate) fn into_reserved(self, at: Timestamp, offset: UtcOffset, hold: Amounts) -> Reserved {
+        let Self {
+            id,
+            deadline,
+            spender,
+            zone: _,
+            route,
+            provider,
+            model,
+            stream,
+            price_version,
+            idempotency,
+            attribution,
+        } = self;
         Reserved {
             id,
             at,
             deadline,
-            tenant,
-            project,
-            key,
+            spender,
+            offset,
             hold,
             route,
             provider,
             model,
             stream,
             price_version,
+            idempotency,
             attribution,
         }
     }
+}
 
-    pub fn scopes(&self) -> [Scope; 3] {
-        Scope::of_request(&self.tenant, &self.project, &self.key)
+// === impl Reason ===
+
+impl Reason {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Reconciled => "reconciled",
+            Self::Repriced => "repriced",
+        }
     }
 }

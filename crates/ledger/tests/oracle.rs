@@ -140,9 +140,10 @@ fn add(columns: &mut Columns, amounts: Amounts) {
 
 fn spends_from(reserved: &Reserved, scope: &Scope) -> bool {
     match scope {
-        Scope::Tenant(tenant) => reserved.tenant == *tenant,
-        Scope::Project(tenant, project) => reserved.tenant == *tenant && reserved.project == *project,
-        Scope::Key(tenant, key) => reserved.tenant == *tenant && reserved.key == *key,
+        Scope::Tenant(tenant) => reserved.spender.tenant == *tenant,
+        Scope::Project(tenant, project) => reserved.spender.tenant == *tenant && reserved.spender.project == *project,
+        Scope::Key(tenant, key) => reserved.spender.tenant == *tenant && reserved.spender.key == *key,
+        _ => false,
     }
 }
 

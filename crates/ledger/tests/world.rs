@@ -11,12 +11,13 @@ use tollgate_ledger::{
     Amounts, Books, CapSet, Draft, Ledger, MemoryLog, Posted, Record, Rejected, Reservation, Reserved, Settlement,
     Voided,
 };
-use tollgate_types::directory::{ApiKey, Change, Directory, KeyScopes, Plan, Project, Tenant};
+use tollgate_types::directory::{ApiKey, Change, Directory, Plan, Project, Tenant};
 use tollgate_types::money::PICO_PER_USD;
 use tollgate_types::refusal::BudgetExceeded;
 use tollgate_types::usage::Outcome;
 use tollgate_types::{
-    Basis, Clock, Confidence, KeyId, PicoSum, PicoUsd, ProjectId, RequestId, Scope, TenantId, Timestamp, Usage, Window,
+    Basis, Clock, Confidence, KeyId, PicoSum, PicoUsd, ProjectId, RequestId, Scope, Spender, TenantId, Timestamp,
+    Usage, UtcOffset, Window, Zone,
 };
 
 pub const HOUR: Duration = Duration::from_secs(3600);
@@ -82,23 +83,29 @@ impl Who {
         Self::new("acme", "main", "k1")
     }
 
-    /// Widest first.
+    pub fn spender(&self) -> Spender {
+        let Self { tenant, project, key } = self.clone();
+        Spender { plan: Plan::standard().id, tenant, project, key, end_user: None }
+    }
+
+    /// Its tenant's own scopes, widest first.
     pub fn scopes(&self) -> [Scope; 3] {
-        self.draft(id(0)).scopes()
+        let Self { tenant, project, key } = self.clone();
+        [Scope::Tenant(tenant.clone()), Scope::Project(tenant.clone(), project), Scope::Key(tenant, key)]
     }
 
     pub fn draft(&self, id: RequestId) -> Draft {
         Draft {
             id,
             deadline: Timestamp(i64::MAX),
-            tenant: self.tenant.clone(),
-            project: self.project.clone(),
-            key: self.key.clone(),
+            spender: self.spender(),
+            zone: Zone::UTC,
             route: "small".into(),
             provider: "sim".into(),
             model: "small-1".into(),
             stream: false,
             price_version: "test-1".into(),
+            idempotency: None,
             attribution: None,
         }
     }
@@ -115,7 +122,7 @@ pub fn directory() -> Directory {
     let mut directory = Directory::default();
     directory.apply(Change::PlanSet(Plan::standard()));
     for tenant in TENANTS {
-        let who = Tenant { id: slug(tenant), plan: Plan::standard().id, created_at: start(), label: None };
+        let who = Tenant::new(slug(tenant), Plan::standard().id, start());
         directory.apply(Change::TenantCreated(who));
         for project in PROJECTS {
             let what = Project { tenant: slug(tenant), id: slug(project), created_at: start(), label: None };
@@ -129,19 +136,7 @@ pub fn directory() -> Directory {
 }
 
 fn api_key(who: &Who) -> ApiKey {
-    ApiKey {
-        id: who.key.clone(),
-        tenant: who.tenant.clone(),
-        project: who.project.clone(),
-        digest: [0; 32],
-        created_at: start(),
-        expires_at: None,
-        revoked_at: None,
-        scopes: KeyScopes::ALL,
-        requests_per_minute: None,
-        parallel_requests: None,
-        label: None,
-    }
+    ApiKey::new(who.key.clone(), who.tenant.clone(), who.project.clone(), [0; 32], start())
 }
 
 // === records, for tests of the bare ledger ===
@@ -151,21 +146,23 @@ pub fn reserved(number: u128, at: Timestamp, hold: Amounts) -> Record {
 }
 
 pub fn reserved_by(who: &Who, number: u128, at: Timestamp, hold: Amounts) -> Record {
-    let Draft { id, deadline, tenant, project, key, route, provider, model, stream, price_version, attribution } =
-        who.draft(id(number));
+    let draft = who.draft(id(number));
+    let Draft {
+        id, deadline, spender, route, provider, model, stream, price_version, idempotency, attribution, ..
+    } = draft;
     Record::Reserved(Box::new(Reserved {
         id,
         at,
         deadline,
-        tenant,
-        project,
-        key,
+        spender,
+        offset: UtcOffset(0),
         hold,
         route,
         provider,
         model,
         stream,
         price_version,
+        idempotency,
         attribution,
     }))
 }
@@ -188,7 +185,7 @@ pub fn indeterminate(number: u128, at: Timestamp) -> Record {
 }
 
 pub fn cap(scope: &Scope, window: Window, basis: Basis, cap: Option<PicoSum>, at: Timestamp) -> Record {
-    Record::CapSet(CapSet { scope: scope.clone(), window, basis, cap, at })
+    Record::CapSet(CapSet { scope: scope.clone(), window, basis, cap, alerts: Default::default(), at })
 }
 
 /// A ledger made from nothing but records, each of which must be accepted.
@@ -242,19 +239,19 @@ impl Desk {
 
     pub fn cap(&self, scope: &Scope, window: Window, basis: Basis, cap: impl Into<Option<PicoSum>>) {
         let (scope, cap) = (scope.clone(), cap.into());
-        let change = CapSet { scope, window, basis, cap, at: Timestamp::default() };
+        let change = CapSet { scope, window, basis, cap, alerts: Default::default(), at: Timestamp::default() };
         self.books.set_cap(change).expect("a scope that exists");
     }
 
     pub fn headroom(&self, who: &Who) -> Headroom {
-        self.books.headroom(&who.scopes())
+        self.books.headroom(&who.spender(), &Zone::UTC)
     }
 
     /// What counts against the one cap that is set.
     pub fn used(&self) -> i128 {
         let budgets = self.books.budgets(|_| true);
         let [budget] = budgets.as_slice() else { panic!("one budget expected, not {budgets:?}") };
-        budget.sums.used(budget.basis).0
+        budget.sums.used(budget.budget.basis).0
     }
 
     pub fn last_record(&self) -> Record {

@@ -52,6 +52,7 @@ pub fn read_usage(raw: &RawValue) -> Option<Usage> {
         cached_input_tokens: cached.or(wire.prompt_cache_hit_tokens).unwrap_or(0),
         output_tokens: wire.completion_tokens.unwrap_or(0).max(beyond_input),
         reasoning_tokens: wire.completion_tokens_details.and_then(|details| details.reasoning_tokens).unwrap_or(0),
+        ..Usage::default()
     };
     let consistent = usage.cached_input_tokens <= usage.input_tokens && usage.reasoning_tokens <= usage.output_tokens;
     consistent.then_some(usage)
@@ -69,7 +70,13 @@ mod tests {
     fn usage_is_read_with_its_details() {
         let text = r#"{"id":"x","usage":{"prompt_tokens":10,"completion_tokens":5,"total_tokens":15,
             "prompt_tokens_details":{"cached_tokens":4,"audio_tokens":0},"completion_tokens_details":{"reasoning_tokens":3}}}"#;
-        let expected = Usage { input_tokens: 10, cached_input_tokens: 4, output_tokens: 5, reasoning_tokens: 3 };
+        let expected = Usage {
+            input_tokens: 10,
+            cached_input_tokens: 4,
+            output_tokens: 5,
+            reasoning_tokens: 3,
+            ..Usage::default()
+        };
         assert_eq!(usage(text), Some(expected));
         let hidden = r#"{"usage":{"prompt_tokens":7,"completion_tokens":2,"total_tokens":19}}"#;
         assert_eq!(usage(hidden).map(|usage| usage.output_tokens), Some(12));

@@ -18,7 +18,7 @@ use crate::journal::frame::{Chain, FrameError};
 use crate::journal::segment::{self, SegmentError};
 
 const MAGIC: [u8; 4] = *b"TGSN";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const HEADER_BYTES: usize = 56;
 const SUFFIX: &str = "snapshot";
 /// Older ones are removed; two remain in case the newer cannot be read.

@@ -21,8 +21,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::hmac;
 use ring::rand::{SecureRandom, SystemRandom};
-use tollgate_types::TenantId;
 use tollgate_types::directory::Sealed;
+use tollgate_types::{EndUserId, TenantId};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::journal::segment::sync_dir;
@@ -64,10 +64,21 @@ pub struct Vault {
 struct Slots {
     file: File,
     /// Where each tenant's slot is, and its data key once it was unwrapped.
-    tenants: HashMap<TenantId, (u64, Option<LessSafeKey>)>,
+    tenants: HashMap<TenantId, (u64, Option<Box<DataKey>>)>,
+    /// How many of them are unwrapped.
+    unwrapped: usize,
     free: Vec<u64>,
     end: u64,
 }
+
+/// A tenant's data key as it is used: to seal text, and to hash names so that nobody else can.
+struct DataKey {
+    seal: LessSafeKey,
+    names: hmac::Key,
+}
+
+/// Data keys that are kept unwrapped, some 1 KB each; with more tenants at work at a time, some are unwrapped again.
+const UNWRAPPED_MAX: usize = 10_000;
 
 #[derive(Debug, thiserror::Error)]
 pub enum VaultError {
@@ -141,7 +152,7 @@ impl Vault {
             file.sync_all().map_err(io)?;
             path.parent().map_or(Ok(()), sync_dir).map_err(io)?;
         }
-        let mut slots = Slots { file, tenants: HashMap::new(), free: Vec::new(), end: HEADER_BYTES };
+        let mut slots = Slots { file, tenants: HashMap::new(), unwrapped: 0, free: Vec::new(), end: HEADER_BYTES };
         let secret = match slots.load(path)? {
             Some(wrapped) => encryption.unwrap(STORE_SECRET, &wrapped)?,
             None => {
@@ -176,7 +187,7 @@ impl Vault {
         if reused.is_none() {
             slots.end += SLOT_BYTES as u64;
         }
-        slots.tenants.insert(tenant.clone(), (at, Some(aead(&key))));
+        slots.tenants.insert(tenant.clone(), (at, None));
         Ok(())
     }
 
@@ -197,13 +208,33 @@ impl Vault {
     /// Seals text under the tenant's data key. It can be opened only for the same tenant and `purpose`.
     pub fn seal(&self, tenant: &TenantId, purpose: &str, text: &[u8]) -> Result<Sealed, VaultError> {
         self.with_key(tenant, |key| {
-            let sealed = seal_with(key, &self.random, &["data", tenant.as_str(), purpose], text)?;
+            let sealed = seal_with(&key.seal, &self.random, &["data", tenant.as_str(), purpose], text)?;
             Ok(Sealed(sealed.into()))
         })
     }
 
     pub fn open_sealed(&self, tenant: &TenantId, purpose: &str, sealed: &Sealed) -> Result<Vec<u8>, VaultError> {
-        self.with_key(tenant, |key| open_with(key, &["data", tenant.as_str(), purpose], &sealed.0))
+        self.with_key(tenant, |key| open_with(&key.seal, &["data", tenant.as_str(), purpose], &sealed.0))
+    }
+
+    /// The id of one of the tenant's own users.
+    pub fn end_user(&self, tenant: &TenantId, name: &str) -> Result<EndUserId, VaultError> {
+        self.keyed(tenant, "end user", name.as_bytes()).map(EndUserId)
+    }
+
+    /// A hash of `text` that only this tenant's data key makes: the first 128 bits of HMAC-SHA-256, for the same tenant
+    /// and `purpose`. Once the key is destroyed it says nothing any more.
+    pub fn keyed(&self, tenant: &TenantId, purpose: &str, text: &[u8]) -> Result<[u8; 16], VaultError> {
+        self.with_key(tenant, |key| {
+            let mut context = hmac::Context::with_key(&key.names);
+            // The length keeps purpose and text apart.
+            context.update(&(purpose.len() as u64).to_le_bytes());
+            context.update(purpose.as_bytes());
+            context.update(text);
+            let mut short = [0; 16];
+            short.copy_from_slice(&context.sign().as_ref()[..16]);
+            Ok(short)
+        })
     }
 
     /// What is stored of an API key: its HMAC-SHA-256 under the store's own secret.
@@ -219,16 +250,21 @@ impl Vault {
     fn with_key<T>(
         &self,
         tenant: &TenantId,
-        work: impl FnOnce(&LessSafeKey) -> Result<T, VaultError>,
+        work: impl FnOnce(&DataKey) -> Result<T, VaultError>,
     ) -> Result<T, VaultError> {
         let mut slots = self.lock();
-        let Slots { file, tenants, .. } = &mut *slots;
+        let Slots { file, tenants, unwrapped, .. } = &mut *slots;
+        if *unwrapped >= UNWRAPPED_MAX {
+            tenants.values_mut().for_each(|(_, key)| drop(key.take()));
+            *unwrapped = 0;
+        }
         let (at, key) = tenants.get_mut(tenant).ok_or_else(|| VaultError::NoKey(tenant.to_string()))?;
         if key.is_none() {
             let mut slot = [0; SLOT_BYTES];
             file.read_exact_at(&mut slot, *at).map_err(|source| VaultError::Io { path: self.path.clone(), source })?;
             let wrapped = &slot[WRAPPED_AT..WRAPPED_AT + WRAPPED_BYTES];
-            *key = Some(aead(&*self.encryption.unwrap(tenant.as_str(), wrapped)?));
+            *key = Some(Box::new(DataKey::new(&*self.encryption.unwrap(tenant.as_str(), wrapped)?)));
+            *unwrapped += 1;
         }
         match key {
             Some(key) => work(key),
@@ -256,6 +292,15 @@ impl std::fmt::Debug for Vault {
 impl std::fmt::Debug for MasterKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("[redacted]")
+    }
+}
+
+// === impl DataKey ===
+
+impl DataKey {
+    fn new(key: &[u8; KEY_BYTES]) -> Self {
+        let derived = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), b"tollgate: keyed names");
+        Self { seal: aead(key), names: hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref()) }
     }
 }
 

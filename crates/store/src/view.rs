@@ -11,8 +11,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior, params};
-use tollgate_ledger::{CapSet, Posted, Record, Reserved, Voided};
-use tollgate_types::directory::{ApiKey, Change, Plan, Project, Sealed, Tenant, TightBudget};
+use tollgate_ledger::{Adjusted, CapSet, Extended, Posted, Record, Reserved, Voided};
+use tollgate_types::directory::{ApiKey, Change, Limits, Plan, Project, Sealed, Tariff, Tenant, TightBudget};
 use tollgate_types::{RequestId, Scope};
 
 mod columns;
@@ -27,7 +27,7 @@ pub use totals::{StateCounts, TokenSums, ViewTotals};
 use columns::{Bits, id_bytes};
 
 /// Raise it with every change of `schema.sql`. There are no migrations: a view of another version is made again.
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 /// Says of a file that it is a view of ours: "tgvw".
 const APPLICATION_ID: i64 = 0x7467_7677;
 const SCHEMA: &str = include_str!("view/schema.sql");
@@ -151,6 +151,11 @@ impl Writing<'_> {
             Record::Indeterminate { id, .. } => self.event(*id, self.indeterminate(*id)),
             Record::CapSet(cap) => Ok(self.cap(cap)?),
             Record::Directory(change) => Ok(self.change(change)?),
+            Record::Extended(extended) => self.event(extended.id, self.extended(extended)),
+            Record::Adjusted(adjusted) => {
+                self.event(adjusted.id, self.adjusted(adjusted))?;
+                Ok(self.adjustment(adjusted)?)
+            }
             Record::PricesSet { version, sha256, at } => {
                 let sql = "INSERT INTO price_books (sequence, set_at, version, sha256) VALUES (?1, ?2, ?3, ?4)";
                 self.execute(sql, params![Bits(self.sequence), at.0, version, sha256])?;
@@ -171,22 +176,28 @@ impl Writing<'_> {
     }
 
     fn reserved(&self, reserved: &Reserved) -> rusqlite::Result<usize> {
-        let Reserved { id, at, deadline, tenant, project, key, hold, .. } = reserved;
-        let Reserved { route, provider, model, stream, price_version, attribution, .. } = reserved;
+        let Reserved { id, at, deadline, spender, offset, hold, .. } = reserved;
+        let Reserved { route, provider, model, stream, price_version, idempotency, attribution, .. } = reserved;
         self.execute(
-            "INSERT INTO usage_events (id, tenant, project, key, route, provider, model, stream, price_version,
-                attribution, started_at, deadline, hold_cost, hold_charge, state)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, 'pending')",
+            "INSERT INTO usage_events (id, plan, tenant, project, key, end_user, utc_offset, route, provider, model,
+                stream, price_version, idempotency_key, idempotency_body, attribution, started_at, deadline, hold_cost,
+                hold_charge, state)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, 'pending')",
             params![
                 id_bytes(*id),
-                tenant.as_str(),
-                project.as_str(),
-                key.as_str(),
+                spender.plan.as_str(),
+                spender.tenant.as_str(),
+                spender.project.as_str(),
+                spender.key.as_str(),
+                spender.end_user.as_ref().map(|user| user.0),
+                offset.0,
                 route,
                 provider,
                 model,
                 stream,
                 price_version,
+                idempotency.as_ref().map(|idempotency| idempotency.key),
+                idempotency.as_ref().map(|idempotency| idempotency.body),
                 ciphertext(attribution),
                 at.0,
                 deadline.0,
@@ -196,20 +207,91 @@ impl Writing<'_> {
         )
     }
 
+    fn extended(&self, extended: &Extended) -> rusqlite::Result<usize> {
+        let Extended { id, at: _, hold, provider, model, price_version } = extended;
+        self.execute(
+            "UPDATE usage_events SET hold_cost = ?2, hold_charge = ?3, provider = ?4, model = ?5, price_version = ?6
+             WHERE id = ?1 AND state = 'pending'",
+            params![id_bytes(*id), Bits(hold.cost.0), Bits(hold.charge.0), provider, model, price_version],
+        )
+    }
+
+    /// Only where what the entry says was is what is: else it was made from another view of things.
+    fn adjusted(&self, adjusted: &Adjusted) -> rusqlite::Result<usize> {
+        let Adjusted { id, was, now, usage, price_version, .. } = adjusted;
+        self.execute(
+            "UPDATE usage_events SET input_tokens = ?2, cached_input_tokens = ?3, cache_write_tokens = ?4,
+                audio_input_tokens = ?5, output_tokens = ?6, reasoning_tokens = ?7, audio_output_tokens = ?8, cost = ?9,
+                charge = ?10, overrun_cost = ?11, overrun_charge = ?12, confidence = ?13, price_version = ?14,
+                adjusted = adjusted + 1
+             WHERE id = ?1 AND state = 'posted' AND cost = ?15 AND charge = ?16",
+            params![
+                id_bytes(*id),
+                Bits(usage.input_tokens),
+                Bits(usage.cached_input_tokens),
+                Bits(usage.cache_write_tokens),
+                Bits(usage.audio_input_tokens),
+                Bits(usage.output_tokens),
+                Bits(usage.reasoning_tokens),
+                Bits(usage.audio_output_tokens),
+                Bits(now.amounts.cost.0),
+                Bits(now.amounts.charge.0),
+                Bits(now.overrun.cost.0),
+                Bits(now.overrun.charge.0),
+                now.confidence.name(),
+                price_version,
+                Bits(was.amounts.cost.0),
+                Bits(was.amounts.charge.0),
+            ],
+        )
+    }
+
+    fn adjustment(&self, adjusted: &Adjusted) -> rusqlite::Result<()> {
+        let Adjusted { id, at, spender, was, now, price_version, reason, .. } = adjusted;
+        self.execute(
+            "INSERT INTO adjustments (sequence, id, tenant, adjusted_at, reason, was_cost, was_charge, was_overrun_cost,
+                was_overrun_charge, was_confidence, cost, charge, overrun_cost, overrun_charge, confidence, price_version)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
+            params![
+                Bits(self.sequence),
+                id_bytes(*id),
+                spender.tenant.as_str(),
+                at.0,
+                reason.name(),
+                Bits(was.amounts.cost.0),
+                Bits(was.amounts.charge.0),
+                Bits(was.overrun.cost.0),
+                Bits(was.overrun.charge.0),
+                was.confidence.name(),
+                Bits(now.amounts.cost.0),
+                Bits(now.amounts.charge.0),
+                Bits(now.overrun.cost.0),
+                Bits(now.overrun.charge.0),
+                now.confidence.name(),
+                price_version,
+            ],
+        )?;
+        Ok(())
+    }
+
     fn posted(&self, posted: &Posted) -> rusqlite::Result<usize> {
         let Posted { id, at, usage, amounts, overrun, confidence, outcome } = posted;
         self.execute(
             "UPDATE usage_events SET state = 'posted', ended_at = ?2, input_tokens = ?3, cached_input_tokens = ?4,
-                output_tokens = ?5, reasoning_tokens = ?6, cost = ?7, charge = ?8, overrun_cost = ?9,
-                overrun_charge = ?10, confidence = ?11, outcome = ?12
+                cache_write_tokens = ?5, audio_input_tokens = ?6, output_tokens = ?7, reasoning_tokens = ?8,
+                audio_output_tokens = ?9, cost = ?10, charge = ?11, overrun_cost = ?12, overrun_charge = ?13,
+                confidence = ?14, outcome = ?15
              WHERE id = ?1 AND state IN ('pending', 'indeterminate')",
             params![
                 id_bytes(*id),
                 at.0,
                 Bits(usage.input_tokens),
                 Bits(usage.cached_input_tokens),
+                Bits(usage.cache_write_tokens),
+                Bits(usage.audio_input_tokens),
                 Bits(usage.output_tokens),
                 Bits(usage.reasoning_tokens),
+                Bits(usage.audio_output_tokens),
                 Bits(amounts.cost.0),
                 Bits(amounts.charge.0),
                 Bits(overrun.cost.0),
@@ -224,7 +306,8 @@ impl Writing<'_> {
         let Voided { id, at, outcome } = voided;
         self.execute(
             "UPDATE usage_events SET state = 'voided', ended_at = ?2, input_tokens = 0, cached_input_tokens = 0,
-                output_tokens = 0, reasoning_tokens = 0, cost = 0, charge = 0, overrun_cost = 0, overrun_charge = 0,
+                cache_write_tokens = 0, audio_input_tokens = 0, output_tokens = 0, reasoning_tokens = 0,
+                audio_output_tokens = 0, cost = 0, charge = 0, overrun_cost = 0, overrun_charge = 0,
                 outcome = ?3
              WHERE id = ?1 AND state = 'pending'",
             params![id_bytes(*id), at.0, outcome.name()],
@@ -237,24 +320,22 @@ impl Writing<'_> {
     }
 
     fn cap(&self, set: &CapSet) -> rusqlite::Result<()> {
-        let CapSet { scope, window, basis, cap, at } = set;
-        let (project, key) = match scope {
-            Scope::Tenant(_) => (None, None),
-            Scope::Project(_, project) => (Some(project.as_str()), None),
-            Scope::Key(_, key) => (None, Some(key.as_str())),
-        };
+        let CapSet { scope, window, basis, cap, alerts, at } = set;
+        let alerts: Vec<String> = alerts.iter().map(|threshold| threshold.0.to_string()).collect();
+        let [kind, tenant, part] = scope_columns(scope);
         self.execute(
-            "INSERT INTO caps (sequence, set_at, tenant, project, key, window, basis, cap_picousd)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            "INSERT INTO caps (sequence, set_at, scope, tenant, part, window, basis, cap_picousd, alerts_picousd)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
             params![
                 Bits(self.sequence),
                 at.0,
-                scope.tenant().as_str(),
-                project,
-                key,
+                kind,
+                tenant,
+                part,
                 window.name(),
                 basis.name(),
                 cap.map(|cap| cap.0.to_string()),
+                alerts.join(" "),
             ],
         )?;
         Ok(())
@@ -264,10 +345,17 @@ impl Writing<'_> {
     fn change(&self, change: &Change) -> rusqlite::Result<()> {
         match change {
             Change::PlanSet(plan) => self.plan(plan)?,
-            Change::TenantCreated(Tenant { id, plan, created_at, label }) => {
-                let sql = "INSERT OR REPLACE INTO tenants (id, plan, created_at, label) VALUES (?1, ?2, ?3, ?4)";
-                self.execute(sql, params![id.as_str(), plan.as_str(), created_at.0, ciphertext(label)])?
+            Change::TenantCreated(Tenant { id, plan, created_at, label, zone, tariff }) => {
+                let sql = "INSERT OR REPLACE INTO tenants (id, plan, created_at, label, zone, tariff)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+                let (label, tariff) = (ciphertext(label), tariff.as_ref().map(json));
+                self.execute(sql, params![id.as_str(), plan.as_str(), created_at.0, label, zone.name(), tariff])?
             }
+            Change::TenantChanged { id, plan, zone, tariff } => {
+                let sql = "UPDATE tenants SET plan = ?2, zone = ?3, tariff = ?4 WHERE id = ?1";
+                self.execute(sql, params![id.as_str(), plan.as_str(), zone.name(), tariff.as_ref().map(json)])?
+            }
+            Change::LimitsSet { scope, limits } => self.limits(scope, *limits)?,
             Change::ProjectCreated(Project { tenant, id, created_at, label }) => {
                 let sql = "INSERT OR REPLACE INTO projects (tenant, id, created_at, label) VALUES (?1, ?2, ?3, ?4)";
                 self.execute(sql, params![tenant.as_str(), id.as_str(), created_at.0, ciphertext(label)])?
@@ -282,28 +370,53 @@ impl Writing<'_> {
     }
 
     fn plan(&self, plan: &Plan) -> rusqlite::Result<usize> {
-        let Plan { id, markup_bps, tight_budget, requests_per_minute, parallel_requests, unpriced_hold } = plan;
+        let Plan { id, tariff, tight_budget, key_limits, unpriced_hold, unbounded_hold } = plan;
         let tight_budget = match tight_budget {
             TightBudget::Refuse => "refuse",
             TightBudget::Clamp => "clamp",
         };
-        let unpriced_hold = unpriced_hold.map(|hold| Bits(hold.0));
         self.execute(
-            "INSERT OR REPLACE INTO plans
-                (id, markup_bps, tight_budget, requests_per_minute, parallel_requests, unpriced_hold)
+            "INSERT OR REPLACE INTO plans (id, tariff, tight_budget, requests_per_minute, tokens_per_minute,
+                parallel_requests, unpriced_hold, unbounded_hold)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            params![
+                id.as_str(),
+                json(tariff),
+                tight_budget,
+                key_limits.requests_per_minute,
+                key_limits.tokens_per_minute.map(Bits),
+                key_limits.parallel_requests,
+                unpriced_hold.map(|hold| Bits(hold.0)),
+                unbounded_hold.map(|hold| Bits(hold.0)),
+            ],
+        )
+    }
+
+    fn limits(&self, scope: &Scope, limits: Limits) -> rusqlite::Result<usize> {
+        let [kind, tenant, part] = scope_columns(scope);
+        self.execute(
+            "INSERT OR REPLACE INTO limits (scope, tenant, part, requests_per_minute, tokens_per_minute,
+                parallel_requests)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-            params![id.as_str(), markup_bps, tight_budget, requests_per_minute, parallel_requests, unpriced_hold],
+            params![
+                kind,
+                tenant,
+                part,
+                limits.requests_per_minute,
+                limits.tokens_per_minute.map(Bits),
+                limits.parallel_requests,
+            ],
         )
     }
 
     /// All of a key but its digest, which nobody needs to query.
     fn key(&self, key: &ApiKey) -> rusqlite::Result<usize> {
         let ApiKey { id, tenant, project, digest: _, created_at, expires_at, revoked_at, .. } = key;
-        let ApiKey { scopes, requests_per_minute, parallel_requests, label, .. } = key;
+        let ApiKey { scopes, limits, label, .. } = key;
         self.execute(
             "INSERT OR REPLACE INTO keys (id, tenant, project, created_at, expires_at, revoked_at, scopes,
-                requests_per_minute, parallel_requests, label)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+                requests_per_minute, tokens_per_minute, parallel_requests, label)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
             params![
                 id.as_str(),
                 tenant.as_str(),
@@ -312,8 +425,9 @@ impl Writing<'_> {
                 expires_at.map(|at| at.0),
                 revoked_at.map(|at| at.0),
                 scopes.names().join(" "),
-                requests_per_minute,
-                parallel_requests,
+                limits.requests_per_minute,
+                limits.tokens_per_minute.map(Bits),
+                limits.parallel_requests,
                 ciphertext(label),
             ],
         )
@@ -322,6 +436,23 @@ impl Writing<'_> {
     fn execute(&self, sql: &str, values: impl rusqlite::Params) -> rusqlite::Result<usize> {
         self.transaction.prepare_cached(sql)?.execute(values)
     }
+}
+
+/// Kind, tenant and part of a scope, as they stand in the tables.
+fn scope_columns(scope: &Scope) -> [String; 3] {
+    let tenant = scope.tenant().map(ToString::to_string).unwrap_or_default();
+    let part = match scope {
+        Scope::Platform | Scope::Tenant(_) | Scope::EachEndUser(_) => String::new(),
+        Scope::Plan(plan) | Scope::EachTenant(plan) => plan.to_string(),
+        Scope::Project(_, project) => project.to_string(),
+        Scope::Key(_, key) => key.to_string(),
+        Scope::EndUser(_, user) => user.to_string(),
+    };
+    [scope.kind().to_owned(), tenant, part]
+}
+
+fn json(tariff: &Tariff) -> String {
+    serde_json::to_string(tariff).expect("a tariff is plain data")
 }
 
 fn ciphertext(sealed: &Option<Sealed>) -> Option<&[u8]> {

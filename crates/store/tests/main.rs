@@ -14,9 +14,11 @@ use tollgate_store::vault::{MasterKey, VaultError};
 use tollgate_store::verify::verify;
 use tollgate_store::view::Reader;
 use tollgate_store::{Store, StoreError, StoreOptions, snapshot};
-use tollgate_types::directory::{ApiKey, Change, KeyScopes, Plan, Project, Tenant};
+use tollgate_types::directory::{ApiKey, Change, Plan, Project, Tenant};
 use tollgate_types::usage::Outcome;
-use tollgate_types::{Basis, Clock, Confidence, PicoSum, PicoUsd, RequestId, Scope, Timestamp, Usage, Window};
+use tollgate_types::{
+    Basis, Clock, Confidence, PicoSum, PicoUsd, RequestId, Scope, Spender, Timestamp, Usage, Window, Zone,
+};
 
 const SMALL: usize = 256 * 1024;
 
@@ -35,24 +37,12 @@ fn open(dir: &Path) -> Store {
 
 /// A tenant `a` with project `p`, key `k` and a lifetime cap of `cap` picodollars.
 fn populate(store: &Store, cap: i128) {
-    let tenant =
-        Tenant { id: "a".parse().expect("a slug"), plan: Plan::standard().id, created_at: Timestamp(0), label: None };
+    let tenant = Tenant::new("a".parse().expect("a slug"), Plan::standard().id, Timestamp(0));
     store.vault.create(&tenant.id).expect("a data key");
     let project =
         Project { tenant: tenant.id.clone(), id: "p".parse().expect("a slug"), created_at: Timestamp(0), label: None };
-    let key = ApiKey {
-        id: "k".parse().expect("a slug"),
-        tenant: tenant.id.clone(),
-        project: project.id.clone(),
-        digest: [1; 32],
-        created_at: Timestamp(0),
-        expires_at: None,
-        revoked_at: None,
-        scopes: KeyScopes::ALL,
-        requests_per_minute: None,
-        parallel_requests: None,
-        label: None,
-    };
+    let (key, owner) = ("k".parse().expect("a slug"), tenant.id.clone());
+    let key = ApiKey::new(key, owner, project.id.clone(), [1; 32], Timestamp(0));
     let scope = Scope::Tenant(tenant.id.clone());
     for change in [
         Change::PlanSet(Plan::standard()),
@@ -62,7 +52,8 @@ fn populate(store: &Store, cap: i128) {
     ] {
         store.books.change(change).expect("a change that makes sense");
     }
-    let cap = CapSet { scope, window: Window::Lifetime, basis: Basis::Cost, cap: Some(PicoSum(cap)), at: Timestamp(0) };
+    let (window, basis, alerts) = (Window::Lifetime, Basis::Cost, Default::default());
+    let cap = CapSet { scope, window, basis, cap: Some(PicoSum(cap)), alerts, at: Timestamp(0) };
     store.books.set_cap(cap).expect("a cap");
 }
 
@@ -70,14 +61,20 @@ fn reserve(books: &Arc<Books<JournalWriter>>, id: u128, amount: u64) -> Option<R
     let draft = Draft {
         id: RequestId(id),
         deadline: Timestamp(i64::MAX),
-        tenant: "a".parse().expect("a slug"),
-        project: "p".parse().expect("a slug"),
-        key: "k".parse().expect("a slug"),
+        spender: Spender {
+            plan: Plan::standard().id,
+            tenant: "a".parse().expect("a slug"),
+            project: "p".parse().expect("a slug"),
+            key: "k".parse().expect("a slug"),
+            end_user: None,
+        },
+        zone: Zone::UTC,
         route: "r".into(),
         provider: "sim".into(),
         model: "m".into(),
         stream: false,
         price_version: "v1".into(),
+        idempotency: None,
         attribution: None,
     };
     let hold = Amounts { cost: PicoUsd(amount), charge: PicoUsd(amount) };

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{KeyId, PicoUsd, PlanId, ProjectId, TenantId, Timestamp};
+use crate::{KeyId, PicoSum, PicoUsd, PlanId, ProjectId, Scope, TenantId, Timestamp, Zone};
 
 /// One change of the directory. New variants go at the end: the journal holds their position.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,21 +15,66 @@ pub enum Change {
     TenantCreated(Tenant),
     ProjectCreated(Project),
     KeyCreated(Box<ApiKey>),
-    KeyRevoked { id: KeyId, at: Timestamp },
+    KeyRevoked {
+        id: KeyId,
+        at: Timestamp,
+    },
+    /// The terms of a tenant that is there: all of them, as they are from now on.
+    TenantChanged {
+        id: TenantId,
+        plan: PlanId,
+        zone: Zone,
+        tariff: Option<Tariff>,
+    },
+    /// The limits of a scope: all three, as they are from now on.
+    LimitsSet {
+        scope: Scope,
+        limits: Limits,
+    },
 }
 
 /// What a tenant has bought.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
     pub id: PlanId,
-    /// Charge = cost × (1 + mark-up), in hundredths of a percent.
-    pub markup_bps: u32,
+    pub tariff: Tariff,
     pub tight_budget: TightBudget,
     /// For keys that set none of their own.
-    pub requests_per_minute: Option<u32>,
-    pub parallel_requests: Option<u32>,
+    pub key_limits: Limits,
     /// Held, and posted as bounded, for a model without a price. None refuses such a model.
     pub unpriced_hold: Option<PicoUsd>,
+    /// Held, and posted as bounded, for a request with no bound on its cost (declared mode). None refuses such a request
+    /// (strict mode).
+    pub unbounded_hold: Option<PicoUsd>,
+}
+
+/// From what work costs us to what a tenant pays for it. Over a calendar month of the tenant's.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tariff {
+    /// Charge = cost × (1 + mark-up), in hundredths of a percent.
+    pub markup_bps: u32,
+    /// So much of a month's cost is in the price of the plan, and not charged.
+    pub included: PicoUsd,
+    /// Other mark-ups for what a month's cost exceeds, in ascending order.
+    pub tiers: Vec<MarkupTier>,
+    /// A month's bill is at least this.
+    pub monthly_minimum: PicoUsd,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MarkupTier {
+    /// Of the month's cost, what lies above this.
+    pub above: PicoSum,
+    pub markup_bps: u32,
+}
+
+/// How fast and how much at once. What is `None` is not limited.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    pub requests_per_minute: Option<u32>,
+    /// Input and output together; the estimate counts until the usage is known.
+    pub tokens_per_minute: Option<u64>,
+    pub parallel_requests: Option<u32>,
 }
 
 /// What to do when a budget affords less than the request may cost.
@@ -49,6 +94,10 @@ pub struct Tenant {
     pub created_at: Timestamp,
     /// Words of people, sealed under the tenant's data key.
     pub label: Option<Sealed>,
+    /// Where its days, weeks and months begin.
+    pub zone: Zone,
+    /// Terms of its own instead of the plan's.
+    pub tariff: Option<Tariff>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,8 +119,7 @@ pub struct ApiKey {
     pub expires_at: Option<Timestamp>,
     pub revoked_at: Option<Timestamp>,
     pub scopes: KeyScopes,
-    pub requests_per_minute: Option<u32>,
-    pub parallel_requests: Option<u32>,
+    pub limits: Limits,
     pub label: Option<Sealed>,
 }
 
@@ -95,6 +143,8 @@ pub struct Directory {
     pub tenants: BTreeMap<TenantId, Tenant>,
     pub projects: BTreeMap<(TenantId, ProjectId), Project>,
     pub keys: BTreeMap<KeyId, ApiKey>,
+    /// Limits of scopes other than keys, which have theirs with them.
+    pub limits: BTreeMap<Scope, Limits>,
 }
 
 /// Why a change makes no sense here.
@@ -115,11 +165,53 @@ impl Plan {
     pub fn standard() -> Self {
         Self {
             id: Self::STANDARD.parse().expect("'standard' is a valid slug"),
-            markup_bps: 0,
+            tariff: Tariff::default(),
             tight_budget: TightBudget::Refuse,
-            requests_per_minute: None,
-            parallel_requests: None,
+            key_limits: Limits::default(),
             unpriced_hold: None,
+            unbounded_hold: None,
+        }
+    }
+}
+
+// === impl Tenant ===
+
+impl Tenant {
+    /// On this plan, in UTC, with no label and no terms of its own.
+    pub fn new(id: TenantId, plan: PlanId, created_at: Timestamp) -> Self {
+        Self { id, plan, created_at, label: None, zone: Zone::UTC, tariff: None }
+    }
+}
+
+// === impl ApiKey ===
+
+impl ApiKey {
+    /// A key for everything, without expiry, limits or label.
+    pub fn new(id: KeyId, tenant: TenantId, project: ProjectId, digest: [u8; 32], created_at: Timestamp) -> Self {
+        Self {
+            id,
+            tenant,
+            project,
+            digest,
+            created_at,
+            expires_at: None,
+            revoked_at: None,
+            scopes: KeyScopes::ALL,
+            limits: Limits::default(),
+            label: None,
+        }
+    }
+}
+
+// === impl Limits ===
+
+impl Limits {
+    /// These, and where they say nothing `others`.
+    pub fn or(self, others: Self) -> Self {
+        Self {
+            requests_per_minute: self.requests_per_minute.or(others.requests_per_minute),
+            tokens_per_minute: self.tokens_per_minute.or(others.tokens_per_minute),
+            parallel_requests: self.parallel_requests.or(others.parallel_requests),
         }
     }
 }
@@ -175,7 +267,39 @@ impl Directory {
                 exists("key", &key.id, self.keys.contains_key(&key.id))
             }
             Change::KeyRevoked { id, .. } => self.key(id).map(|_| ()),
+            Change::TenantChanged { id, plan, .. } => {
+                self.tenant(id)?;
+                self.plan(plan).map(|_| ())
+            }
+            Change::LimitsSet { scope, .. } => self.check_scope(scope),
         }
+    }
+
+    /// Whether everybody whom the scope names is there. End users are whoever a tenant says they are.
+    pub fn check_scope(&self, scope: &Scope) -> Result<(), ChangeRefused> {
+        match scope {
+            Scope::Platform => Ok(()),
+            Scope::Plan(plan) | Scope::EachTenant(plan) => self.plan(plan).map(|_| ()),
+            Scope::Tenant(tenant) | Scope::EndUser(tenant, _) | Scope::EachEndUser(tenant) => {
+                self.tenant(tenant).map(|_| ())
+            }
+            Scope::Project(tenant, project) => {
+                self.tenant(tenant)?;
+                self.project(tenant, project).map(|_| ())
+            }
+            Scope::Key(tenant, key) => {
+                self.tenant(tenant)?;
+                match self.key(key) {
+                    Ok(found) if found.tenant == *tenant => Ok(()),
+                    _ => Err(missing("key", key)),
+                }
+            }
+        }
+    }
+
+    /// The terms that a tenant pays by: its own, or its plan's.
+    pub fn tariff_of<'a>(&'a self, tenant: &'a Tenant) -> Option<&'a Tariff> {
+        tenant.tariff.as_ref().or_else(|| self.plans.get(&tenant.plan).map(|plan| &plan.tariff))
     }
 
     /// Applies a change that [`Directory::check`] accepted. Total: replaying any journal cannot fail here.
@@ -192,6 +316,13 @@ impl Directory {
                     key.revoked_at.get_or_insert(at);
                 }
             }
+            Change::TenantChanged { id, plan, zone, tariff } => {
+                if let Some(tenant) = self.tenants.get_mut(&id) {
+                    (tenant.plan, tenant.zone, tenant.tariff) = (plan, zone, tariff);
+                }
+            }
+            Change::LimitsSet { scope, limits } if limits == Limits::default() => drop(self.limits.remove(&scope)),
+            Change::LimitsSet { scope, limits } => drop(self.limits.insert(scope, limits)),
         }
     }
 
@@ -201,7 +332,8 @@ impl Directory {
         let tenants = self.tenants.values().cloned().map(Change::TenantCreated);
         let projects = self.projects.values().cloned().map(Change::ProjectCreated);
         let keys = self.keys.values().cloned().map(|key| Change::KeyCreated(Box::new(key)));
-        plans.chain(tenants).chain(projects).chain(keys)
+        let set = |(scope, limits): (&Scope, &Limits)| Change::LimitsSet { scope: scope.clone(), limits: *limits };
+        plans.chain(tenants).chain(projects).chain(keys).chain(self.limits.iter().map(set))
     }
 
     pub fn plan(&self, id: &PlanId) -> Result<&Plan, ChangeRefused> {
@@ -230,24 +362,12 @@ mod tests {
     use super::*;
 
     fn tenant(id: &str) -> Change {
-        let id = id.parse().expect("a slug");
-        Change::TenantCreated(Tenant { id, plan: Plan::standard().id, created_at: Timestamp(0), label: None })
+        Change::TenantCreated(Tenant::new(id.parse().expect("a slug"), Plan::standard().id, Timestamp(0)))
     }
 
     fn key() -> ApiKey {
-        ApiKey {
-            id: "k1".parse().expect("a slug"),
-            tenant: "a".parse().expect("a slug"),
-            project: "default".parse().expect("a slug"),
-            digest: [7; 32],
-            created_at: Timestamp(1),
-            expires_at: None,
-            revoked_at: None,
-            scopes: KeyScopes::ALL,
-            requests_per_minute: None,
-            parallel_requests: None,
-            label: None,
-        }
+        let (id, tenant, project) = ("k1".parse(), "a".parse(), "default".parse());
+        ApiKey::new(id.expect("a slug"), tenant.expect("a slug"), project.expect("a slug"), [7; 32], Timestamp(1))
     }
 
     #[test]
@@ -271,6 +391,14 @@ mod tests {
         directory.apply(Change::KeyRevoked { id: key().id, at: Timestamp(9) });
         directory.apply(Change::KeyRevoked { id: key().id, at: Timestamp(11) });
         assert_eq!(directory.keys[&key().id].revoked_at, Some(Timestamp(9)), "the first revocation counts");
+        let zone: Zone = "Europe/Berlin".parse().expect("a zone");
+        let (id, plan): (TenantId, _) = ("a".parse().expect("a slug"), Plan::standard().id);
+        directory.apply(Change::TenantChanged { id: id.clone(), plan, zone, tariff: Some(Tariff::default()) });
+        let limits = Limits { tokens_per_minute: Some(9), ..Limits::default() };
+        directory.apply(Change::LimitsSet { scope: Scope::Tenant(id.clone()), limits });
+        directory.apply(Change::LimitsSet { scope: Scope::Platform, limits });
+        directory.apply(Change::LimitsSet { scope: Scope::Platform, limits: Limits::default() });
+        assert_eq!(directory.limits.len(), 1, "no limits are no entry");
         let mut again = Directory::default();
         directory.to_changes().for_each(|change| again.apply(change));
         assert_eq!(again, directory);

@@ -111,12 +111,41 @@ impl fmt::Debug for RequestId {
 impl FromStr for RequestId {
     type Err = InvalidId;
     fn from_str(text: &str) -> Result<Self, InvalidId> {
-        text.strip_prefix("req_")
-            .filter(|hex| hex.len() == 32 && hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)))
-            .and_then(|hex| u128::from_str_radix(hex, 16).ok())
-            .map(Self)
-            .ok_or_else(|| InvalidId { kind: "request", given: shorten(text) })
+        hex_of(text, "req_").map(Self).ok_or_else(|| InvalidId { kind: "request", given: shorten(text) })
     }
+}
+
+/// One of a tenant's own users: a keyed hash of the name that the tenant gave, so that the books hold no names. It says
+/// nothing without the tenant's key, and nothing at all once that key is destroyed.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct EndUserId(pub [u8; 16]);
+
+impl fmt::Display for EndUserId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "usr_{:032x}", u128::from_be_bytes(self.0))
+    }
+}
+
+impl fmt::Debug for EndUserId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for EndUserId {
+    type Err = InvalidId;
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        let number = hex_of(text, "usr_").ok_or_else(|| InvalidId { kind: "end user", given: shorten(text) })?;
+        Ok(Self(number.to_be_bytes()))
+    }
+}
+
+/// The 32 lower-case hexadecimal digits after `prefix`, and nothing else.
+fn hex_of(text: &str, prefix: &str) -> Option<u128> {
+    text.strip_prefix(prefix)
+        .filter(|hex| hex.len() == 32 && hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)))
+        .and_then(|hex| u128::from_str_radix(hex, 16).ok())
 }
 
 fn is_slug(text: &str) -> bool {
@@ -154,5 +183,8 @@ mod tests {
         {
             assert!(bad.parse::<RequestId>().is_err(), "{bad}");
         }
+        let user = EndUserId([0xab; 16]);
+        assert_eq!(user.to_string().parse(), Ok(user));
+        assert!(id.to_string().parse::<EndUserId>().is_err());
     }
 }

@@ -37,7 +37,10 @@ pub enum Refusal {
 /// A cap said no: whose, over what window, what was left of it and when it begins anew.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BudgetExceeded {
+    /// [`Scope::kind`](crate::Scope::kind)
     pub scope: &'static str,
+    /// Whether others spend from it too. Then its amounts say something of them, and are not shown.
+    pub shared: bool,
     pub window: Window,
     pub basis: Basis,
     pub left: PicoSum,
@@ -102,11 +105,15 @@ impl Refusal {
 
 impl std::fmt::Display for BudgetExceeded {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { scope, window, basis, left, needed, resets_at } = self;
-        write!(
-            f,
-            "the {scope}'s {window} budget ({basis}) has {left} USD left and this request may need {needed} USD; "
-        )?;
+        let Self { scope, shared, window, basis, left, needed, resets_at } = self;
+        if *shared {
+            write!(f, "the {scope}'s {window} budget does not allow this request now; ")?;
+        } else {
+            write!(
+                f,
+                "the {scope}'s {window} budget ({basis}) has {left} USD left and this request may need {needed} USD; "
+            )?;
+        }
         match resets_at {
             Some(at) => write!(f, "it resets at {at}"),
             None => write!(f, "it does not reset by itself"),

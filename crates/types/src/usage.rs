@@ -2,13 +2,18 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Tokens of one request. The details are subsets: `cached_input` of `input`, `reasoning` of `output`.
+/// Tokens of one request. The details are subsets: cached, written to the cache and audio of the input; reasoning and
+/// audio of the output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
     pub input_tokens: u64,
     pub cached_input_tokens: u64,
+    /// What the provider says it wrote to its cache; 0 where it does not say.
+    pub cache_write_tokens: u64,
+    pub audio_input_tokens: u64,
     pub output_tokens: u64,
     pub reasoning_tokens: u64,
+    pub audio_output_tokens: u64,
 }
 
 /// Whether an amount is the provider's own figure or our upper bound of it.

@@ -218,7 +218,7 @@ mod tests {
     }
 
     fn usage(input: u64, cached: u64, output: u64) -> Usage {
-        Usage { input_tokens: input, cached_input_tokens: cached, output_tokens: output, reasoning_tokens: 0 }
+        Usage { input_tokens: input, cached_input_tokens: cached, output_tokens: output, ..Usage::default() }
     }
 
     #[test]

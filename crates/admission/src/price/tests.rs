@@ -44,7 +44,7 @@ fn shipped() -> PriceBooks {
 }
 
 fn used(input: u64, cached: u64, output: u64) -> Usage {
-    Usage { input_tokens: input, cached_input_tokens: cached, output_tokens: output, reasoning_tokens: 0 }
+    Usage { input_tokens: input, cached_input_tokens: cached, output_tokens: output, ..Usage::default() }
 }
 
 // === What a book may say ===

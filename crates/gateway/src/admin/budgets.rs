@@ -5,34 +5,42 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use http::StatusCode;
-use tollgate_client::{Basis, Budget, BudgetSelector, BudgetSetting, List, Window};
-use tollgate_ledger::{BudgetState, CapSet};
+use smallvec::SmallVec;
+use tollgate_client::{Basis, Budget, BudgetScope, BudgetSelector, BudgetSetting, List, Whose, Window};
+use tollgate_ledger::{BudgetState, Cap, CapSet};
 use tollgate_types::directory::Directory;
-use tollgate_types::{KeyId, PicoSum, ProjectId, Scope, TenantId, Timestamp};
+use tollgate_types::{EndUserId, KeyId, PicoSum, PlanId, ProjectId, Scope, TenantId, Timestamp};
 
 use super::extract::{Asked, Body, id, optional_id};
 use super::projects::Of;
 use super::refused::{Refusals, Refused};
 use crate::app::App;
 
-/// Set a cap for the narrowest of tenant, project and key that is given
+/// Thresholds of one budget at most.
+const ALERTS_MAX: usize = 8;
+
+/// Set a cap, or thresholds that only alert, for the narrowest that is named
 #[utoipa::path(put, path = "/admin/v1/budgets", operation_id = "set_budget", tag = "budgets", request_body = BudgetSetting,
     responses((status = 200, description = "The budget as it stands now", body = Budget), Refusals))]
 pub async fn set(State(app): State<Arc<App>>, Body(setting): Body<BudgetSetting>) -> Result<Json<Budget>, Refused> {
-    let cap = PicoSum::parse_usd(&setting.cap_usd).map_err(|error| Refused::field("cap_usd", error))?;
-    let BudgetSetting { tenant, project, key, window, basis, .. } = setting;
-    let which = Which::read(&app, &BudgetSelector { tenant, project, key, window, basis })?;
-    which.put(&app, Some(cap)).await?;
+    let cap = setting.cap_usd.as_deref().map(PicoSum::parse_usd).transpose();
+    let cap = cap.map_err(|error| Refused::field("cap_usd", error))?;
+    let alerts = alerts(&setting.alerts, cap)?;
+    if cap.is_none() && alerts.is_empty() {
+        return Err(Refused::field("cap_usd", "is missing: a budget has a cap, or 'alerts', or both"));
+    }
+    let which = Which::read(&app, &setting.whose(), setting.window, setting.basis)?;
+    which.put(&app, cap, alerts).await?;
     let state = which.state(&app).ok_or_else(|| Refused::conflict("the budget was removed in the same moment"))?;
     Ok(Json(shown(&state)))
 }
 
 /// List budgets and where they stand
 #[utoipa::path(get, path = "/admin/v1/budgets", operation_id = "list_budgets", tag = "budgets", params(Of),
-    responses((status = 200, description = "Budgets: a tenant's own, its projects', its keys'", body = List<Budget>), Refusals))]
+    responses((status = 200, description = "Budgets: a tenant's own, its projects', its keys', its end users'; without a tenant everybody's", body = List<Budget>), Refusals))]
 pub async fn list(State(app): State<Arc<App>>, Asked(of): Asked<Of>) -> Result<Json<List<Budget>>, Refused> {
     let tenant = of.tenant(&app)?;
-    let budgets = app.books.budgets(|scope| tenant.as_ref().is_none_or(|tenant| scope.tenant() == tenant));
+    let budgets = app.books.budgets(|scope| tenant.is_none() || scope.tenant() == tenant.as_ref());
     Ok(Json(List { data: budgets.iter().map(shown).collect() }))
 }
 
@@ -43,11 +51,11 @@ pub async fn remove(
     State(app): State<Arc<App>>,
     Asked(selected): Asked<BudgetSelector>,
 ) -> Result<StatusCode, Refused> {
-    let which = Which::read(&app, &selected)?;
+    let which = Which::read(&app, &selected.whose(), selected.window, selected.basis)?;
     if which.state(&app).is_none() {
         return Err(Refused::not_found("there is no such budget"));
     }
-    which.put(&app, None).await?;
+    which.put(&app, None, SmallVec::new()).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -61,94 +69,199 @@ struct Which {
 // === impl Which ===
 
 impl Which {
-    fn read(app: &App, selected: &BudgetSelector) -> Result<Self, Refused> {
-        let tenant: TenantId = id("tenant", &selected.tenant)?;
-        let project: Option<ProjectId> = optional_id("project", selected.project.as_ref())?;
-        let key: Option<KeyId> = optional_id("key", selected.key.as_ref())?;
-        let scope = app.books.with_directory(|directory| scope(directory, tenant, project, key))?;
-        Ok(Self { scope, window: window(selected.window), basis: basis(selected.basis.unwrap_or(Basis::Cost)) })
+    fn read(app: &App, whose: &Whose, of: Window, counted: Option<Basis>) -> Result<Self, Refused> {
+        let scope = scope(app, whose)?;
+        Ok(Self { scope, window: window(of), basis: basis(counted.unwrap_or(Basis::Cost)) })
     }
 
-    async fn put(&self, app: &App, cap: Option<PicoSum>) -> Result<(), Refused> {
+    async fn put(&self, app: &App, cap: Option<PicoSum>, alerts: SmallVec<[PicoSum; 2]>) -> Result<(), Refused> {
         let Self { scope, window, basis } = self;
         // The time is the books' own.
-        let set = CapSet { scope: scope.clone(), window: *window, basis: *basis, cap, at: Timestamp::default() };
+        let at = Timestamp::default();
+        let set = CapSet { scope: scope.clone(), window: *window, basis: *basis, cap, alerts, at };
         let position = app.books.set_cap(set)?;
         Ok(app.journal.durable(position).await?)
     }
 
     fn state(&self, app: &App) -> Option<BudgetState> {
         let budgets = app.books.budgets(|scope| *scope == self.scope);
-        budgets.into_iter().find(|budget| (budget.window, budget.basis) == (self.window, self.basis))
+        budgets.into_iter().find(|state| (state.budget.window, state.budget.basis) == (self.window, self.basis))
     }
 }
 
-/// The narrowest that is given. A project beside a key must be the key's own: else the caller means something else
-/// than would be done.
-fn scope(
+/// Thresholds in dollars, or in percent of the cap, in ascending order.
+fn alerts(given: &[String], cap: Option<PicoSum>) -> Result<SmallVec<[PicoSum; 2]>, Refused> {
+    let wrong = |text: &str| {
+        Refused::field(
+            "alerts",
+            format!("{text:?} is neither US dollars such as \"0.80\" nor a part of the cap such as \"80%\""),
+        )
+    };
+    if given.len() > ALERTS_MAX {
+        return Err(Refused::field("alerts", format!("at most {ALERTS_MAX} thresholds")));
+    }
+    let mut alerts = SmallVec::new();
+    for text in given {
+        let threshold = match text.strip_suffix('%') {
+            None => PicoSum::parse_usd(text).map_err(|_| wrong(text))?,
+            Some(percent) => {
+                let percent = percent.trim().parse::<u32>().ok().filter(|percent| (1..=100).contains(percent));
+                let cap = cap.ok_or_else(|| Refused::field("alerts", "a part of the cap needs 'cap_usd'"))?;
+                let percent = i128::from(percent.ok_or_else(|| wrong(text))?);
+                // Of the largest caps, the part is a little less than exact; none is ever reached.
+                PicoSum(
+                    cap.0.checked_mul(percent).map_or_else(|| cap.0 / 100 * percent, |hundredfold| hundredfold / 100),
+                )
+            }
+        };
+        alerts.push(threshold);
+    }
+    alerts.sort_unstable();
+    alerts.dedup();
+    Ok(alerts)
+}
+
+/// The scope that is named. What is named must fit together: else the caller means something else than would be done.
+pub fn scope(app: &App, whose: &Whose) -> Result<Scope, Refused> {
+    let Whose { tenant, project, key, end_user, plan, each, platform } = whose;
+    let below = [project, key, end_user].into_iter().flatten().count();
+    let named = match (tenant, plan, platform) {
+        (None, None, true) if below == 0 && !each => Scope::Platform,
+        (None, Some(plan), false) if below == 0 => {
+            let plan: PlanId = id("plan", plan)?;
+            if *each { Scope::EachTenant(plan) } else { Scope::Plan(plan) }
+        }
+        (Some(tenant), None, false) => return tenants_scope(app, &id("tenant", tenant)?, whose),
+        _ => {
+            let advice = "name a tenant (and below it a project, a key or an end user), or a plan, or the platform";
+            return Err(Refused::field("tenant", advice));
+        }
+    };
+    app.books.with_directory(|directory| directory.check_scope(&named))?;
+    Ok(named)
+}
+
+fn tenants_scope(app: &App, tenant: &TenantId, whose: &Whose) -> Result<Scope, Refused> {
+    let Whose { end_user, each, .. } = whose;
+    let project: Option<ProjectId> = optional_id("project", whose.project.as_ref())?;
+    let key: Option<KeyId> = optional_id("key", whose.key.as_ref())?;
+    if (end_user.is_some() || *each) && (project.is_some() || key.is_some()) || end_user.is_some() && *each {
+        return Err(Refused::field("end_user", "end users are the tenant's: name no project and no key beside them"));
+    }
+    app.books.with_directory(|directory| directory.tenant(tenant).map(|_| ()))?;
+    if *each {
+        return Ok(Scope::EachEndUser(tenant.clone()));
+    }
+    if let Some(name) = end_user {
+        let id = name.parse::<EndUserId>().ok();
+        let id = id.map_or_else(|| app.vault.end_user(tenant, name), Ok)?;
+        return Ok(Scope::EndUser(tenant.clone(), id));
+    }
+    app.books.with_directory(|directory| part_of(directory, tenant, project, key))
+}
+
+/// The narrowest that is given. A project beside a key must be the key's own.
+fn part_of(
     directory: &Directory,
-    tenant: TenantId,
+    tenant: &TenantId,
     project: Option<ProjectId>,
     key: Option<KeyId>,
 ) -> Result<Scope, Refused> {
-    directory.tenant(&tenant)?;
     if let Some(project) = &project {
-        directory.project(&tenant, project)?;
+        directory.project(tenant, project)?;
     }
     let Some(key) = key else {
-        return Ok(
-            project.map_or_else(|| Scope::Tenant(tenant.clone()), |project| Scope::Project(tenant.clone(), project))
-        );
+        return Ok(match project {
+            Some(project) => Scope::Project(tenant.clone(), project),
+            None => Scope::Tenant(tenant.clone()),
+        });
     };
-    let found = directory.key(&key).ok().filter(|found| found.tenant == tenant);
+    let found = directory.key(&key).ok().filter(|found| found.tenant == *tenant);
     let found = found.ok_or_else(|| Refused::not_found(format!("the tenant '{tenant}' has no key '{key}'")))?;
     match project {
         Some(project) if project != found.project => {
             Err(Refused::field("project", format!("the key '{key}' spends for the project '{}'", found.project)))
         }
-        _ => Ok(Scope::Key(tenant, key)),
+        _ => Ok(Scope::Key(tenant.clone(), key)),
     }
 }
 
 fn shown(state: &BudgetState) -> Budget {
-    let BudgetState { scope, window, basis, cap, sums, resets_at } = state;
-    let (project, key) = match scope {
-        Scope::Tenant(_) => (None, None),
-        Scope::Project(_, project) => (Some(project.to_string()), None),
-        Scope::Key(_, key) => (None, Some(key.to_string())),
-    };
-    Budget {
-        tenant: scope.tenant().to_string(),
-        project,
-        key,
+    let BudgetState { scope, budget: Cap { window, basis, cap, alerts }, sums, resets_at } = state;
+    let mut shown = Budget {
+        tenant: scope.tenant().map(ToString::to_string),
         window: window_shown(*window),
         basis: basis_shown(*basis),
-        cap_usd: cap.to_string(),
-        cap_picousd: cap.0.to_string(),
+        cap_usd: cap.map(|cap| cap.to_string()),
+        cap_picousd: cap.map(|cap| cap.0.to_string()),
+        alerts_picousd: alerts.iter().map(|threshold| threshold.0.to_string()).collect(),
         posted_picousd: sums.posted.of(*basis).0.to_string(),
         bounded_picousd: sums.bounded.of(*basis).0.to_string(),
         pending_picousd: sums.pending.of(*basis).0.to_string(),
         indeterminate_picousd: sums.indeterminate.of(*basis).0.to_string(),
-        remaining_picousd: (cap.0 - sums.used(*basis).0).to_string(),
+        remaining_picousd: cap.map(|cap| (cap.0 - sums.used(*basis).0).to_string()),
         resets_at: resets_at.map(|at| at.to_string()),
-    }
+        ..Budget::default()
+    };
+    shown.scope = match scope {
+        Scope::Platform => BudgetScope::Platform,
+        Scope::Plan(plan) => {
+            shown.plan = Some(plan.to_string());
+            BudgetScope::Plan
+        }
+        Scope::EachTenant(plan) => {
+            shown.plan = Some(plan.to_string());
+            BudgetScope::EachTenant
+        }
+        Scope::Tenant(_) => BudgetScope::Tenant,
+        Scope::Project(_, project) => {
+            shown.project = Some(project.to_string());
+            BudgetScope::Project
+        }
+        Scope::Key(_, key) => {
+            shown.key = Some(key.to_string());
+            BudgetScope::Key
+        }
+        Scope::EndUser(_, user) => {
+            shown.end_user = Some(user.to_string());
+            BudgetScope::EndUser
+        }
+        Scope::EachEndUser(_) => BudgetScope::EachEndUser,
+    };
+    shown
 }
 
 fn window(window: Window) -> tollgate_types::Window {
     match window {
         Window::Request => tollgate_types::Window::Request,
+        Window::Minute => tollgate_types::Window::Minute,
+        Window::Hour => tollgate_types::Window::Hour,
         Window::Day => tollgate_types::Window::Day,
+        Window::Week => tollgate_types::Window::Week,
         Window::Month => tollgate_types::Window::Month,
         Window::Lifetime => tollgate_types::Window::Lifetime,
+        Window::RollingMinute => tollgate_types::Window::RollingMinute,
+        Window::RollingHour => tollgate_types::Window::RollingHour,
+        Window::RollingDay => tollgate_types::Window::RollingDay,
+        Window::RollingWeek => tollgate_types::Window::RollingWeek,
+        Window::RollingMonth => tollgate_types::Window::RollingMonth,
     }
 }
 
 fn window_shown(window: tollgate_types::Window) -> Window {
     match window {
         tollgate_types::Window::Request => Window::Request,
+        tollgate_types::Window::Minute => Window::Minute,
+        tollgate_types::Window::Hour => Window::Hour,
         tollgate_types::Window::Day => Window::Day,
+        tollgate_types::Window::Week => Window::Week,
         tollgate_types::Window::Month => Window::Month,
         tollgate_types::Window::Lifetime => Window::Lifetime,
+        tollgate_types::Window::RollingMinute => Window::RollingMinute,
+        tollgate_types::Window::RollingHour => Window::RollingHour,
+        tollgate_types::Window::RollingDay => Window::RollingDay,
+        tollgate_types::Window::RollingWeek => Window::RollingWeek,
+        tollgate_types::Window::RollingMonth => Window::RollingMonth,
     }
 }
 

@@ -62,9 +62,9 @@ pub fn optional_id<T: FromStr<Err: ToString>>(
 }
 
 /// A limit that would let nothing through is a mistake: whoever wants that revokes the key.
-pub fn at_least_one(param: &'static str, value: Option<u32>) -> Result<Option<u32>, Refused> {
+pub fn at_least_one<N: Copy + Into<u64>>(param: &'static str, value: Option<N>) -> Result<Option<N>, Refused> {
     match value {
-        Some(0) => Err(Refused::field(param, "must be at least 1")),
+        Some(none) if none.into() == 0 => Err(Refused::field(param, "must be at least 1")),
         value => Ok(value),
     }
 }

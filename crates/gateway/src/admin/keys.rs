@@ -8,7 +8,7 @@ use http::StatusCode;
 use http::header::{CACHE_CONTROL, HeaderName};
 use ring::rand::{SecureRandom, SystemRandom};
 use tollgate_client::{CreatedKey, Key, KeyScope, List, NewKey};
-use tollgate_types::directory::{ApiKey, Change, KeyScopes};
+use tollgate_types::directory::{ApiKey, Change, KeyScopes, Limits};
 use tollgate_types::{KeyId, ProjectId, TenantId, Timestamp};
 
 use super::durable::change;
@@ -80,8 +80,11 @@ fn read(app: &App, new: &NewKey) -> Result<(ApiKey, String), Refused> {
         expires_at: expiry(new, now)?,
         revoked_at: None,
         scopes: scopes(new.scopes.as_deref())?,
-        requests_per_minute: at_least_one("requests_per_minute", new.requests_per_minute)?,
-        parallel_requests: at_least_one("parallel_requests", new.parallel_requests)?,
+        limits: Limits {
+            requests_per_minute: at_least_one("requests_per_minute", new.requests_per_minute)?,
+            tokens_per_minute: at_least_one("tokens_per_minute", new.tokens_per_minute)?,
+            parallel_requests: at_least_one("parallel_requests", new.parallel_requests)?,
+        },
         label: None,
     };
     Ok((key, secret))
@@ -124,8 +127,9 @@ fn shown(app: &App, key: &ApiKey) -> Key {
         project: key.project.to_string(),
         name: label::open(&app.vault, &key.tenant, key.label.as_ref()),
         scopes: held.into_iter().filter_map(|(scope, held)| held.then_some(scope)).collect(),
-        requests_per_minute: key.requests_per_minute,
-        parallel_requests: key.parallel_requests,
+        requests_per_minute: key.limits.requests_per_minute,
+        tokens_per_minute: key.limits.tokens_per_minute,
+        parallel_requests: key.limits.parallel_requests,
         created_at: key.created_at.to_string(),
         expires_at: key.expires_at.map(|at| at.to_string()),
         revoked_at: key.revoked_at.map(|at| at.to_string()),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use tollgate_client::{List, Plan, PlanSettings, TightBudget};
-use tollgate_types::directory::{self, Change};
+use tollgate_types::directory::{self, Change, Limits, Tariff};
 use tollgate_types::{PicoUsd, PlanId};
 
 use super::durable::change;
@@ -41,14 +41,21 @@ fn read(id: PlanId, settings: &PlanSettings) -> Result<directory::Plan, Refused>
     let unpriced_hold = settings.unpriced_hold_usd.as_deref().map(PicoUsd::parse_usd).transpose();
     Ok(directory::Plan {
         id,
-        markup_bps: settings.markup_percent.as_deref().map_or(Ok(0), markup_bps)?,
+        tariff: Tariff {
+            markup_bps: settings.markup_percent.as_deref().map_or(Ok(0), markup_bps)?,
+            ..Tariff::default()
+        },
         tight_budget: match settings.tight_budget {
             Some(TightBudget::Clamp) => directory::TightBudget::Clamp,
             Some(TightBudget::Refuse) | None => directory::TightBudget::Refuse,
         },
-        requests_per_minute: at_least_one("requests_per_minute", settings.requests_per_minute)?,
-        parallel_requests: at_least_one("parallel_requests", settings.parallel_requests)?,
+        key_limits: Limits {
+            requests_per_minute: at_least_one("requests_per_minute", settings.requests_per_minute)?,
+            tokens_per_minute: at_least_one("tokens_per_minute", settings.tokens_per_minute)?,
+            parallel_requests: at_least_one("parallel_requests", settings.parallel_requests)?,
+        },
         unpriced_hold: unpriced_hold.map_err(|error| Refused::field("unpriced_hold_usd", error))?,
+        unbounded_hold: None,
     })
 }
 
@@ -73,13 +80,14 @@ fn markup_bps(percent: &str) -> Result<u32, Refused> {
 fn shown(plan: &directory::Plan) -> Plan {
     Plan {
         id: plan.id.to_string(),
-        markup_percent: format!("{}.{:02}", plan.markup_bps / 100, plan.markup_bps % 100),
+        markup_percent: format!("{}.{:02}", plan.tariff.markup_bps / 100, plan.tariff.markup_bps % 100),
         tight_budget: match plan.tight_budget {
             directory::TightBudget::Refuse => TightBudget::Refuse,
             directory::TightBudget::Clamp => TightBudget::Clamp,
         },
-        requests_per_minute: plan.requests_per_minute,
-        parallel_requests: plan.parallel_requests,
+        requests_per_minute: plan.key_limits.requests_per_minute,
+        tokens_per_minute: plan.key_limits.tokens_per_minute,
+        parallel_requests: plan.key_limits.parallel_requests,
         unpriced_hold_usd: plan.unpriced_hold.map(|hold| hold.to_string()),
     }
 }

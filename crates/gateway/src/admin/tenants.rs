@@ -60,7 +60,7 @@ pub fn default_project() -> ProjectId {
 }
 
 fn made(id: &TenantId, plan: &PlanId, created_at: Timestamp) -> directory::Tenant {
-    directory::Tenant { id: id.clone(), plan: plan.clone(), created_at, label: None }
+    directory::Tenant::new(id.clone(), plan.clone(), created_at)
 }
 
 /// Everything sealed for the tenant is sealed under it; so it is there, durably, before the tenant is.

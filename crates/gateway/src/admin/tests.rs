@@ -9,8 +9,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tollgate_ledger::{Amounts, Draft, Settlement};
 use tollgate_store::Store;
+use tollgate_types::directory::Plan;
 use tollgate_types::usage::Outcome;
-use tollgate_types::{Clock, Confidence, PicoUsd, RequestId, Usage};
+use tollgate_types::{Clock, Confidence, PicoUsd, RequestId, Spender, Usage, Zone};
 
 use super::*;
 use crate::config::{Config, Environment};
@@ -107,14 +108,20 @@ impl Gateway {
         let draft = Draft {
             id,
             deadline: self.app.clock().now().plus(Duration::from_secs(60)),
-            tenant: tenant.parse().expect("a slug"),
-            project: "default".parse().expect("a slug"),
-            key: key.parse().expect("a slug"),
+            spender: Spender {
+                plan: Plan::standard().id,
+                tenant: tenant.parse().expect("a slug"),
+                project: "default".parse().expect("a slug"),
+                key: key.parse().expect("a slug"),
+                end_user: None,
+            },
+            zone: Zone::UTC,
             route: "small".into(),
             provider: "sim".into(),
             model: "gpt-4o-mini".into(),
             stream: false,
             price_version: "v1".into(),
+            idempotency: None,
             attribution: None,
         };
         let amounts = |pico| Amounts { cost: PicoUsd(pico), charge: PicoUsd(2 * pico) };
@@ -327,7 +334,7 @@ async fn a_plan_counts_for_its_tenants_at_once() {
     let (status, plan) = gateway.put("/admin/v1/plans/standard", body).await;
     assert_eq!((status, &plan["markup_percent"], &plan["unpriced_hold_usd"]), (200, &json!("20.50"), &json!("0.10")));
     let principal = gateway.app.admission.authenticate(Some(&secret), None).expect("the key is good");
-    assert_eq!(principal.plan.markup_bps, 2050);
+    assert_eq!(principal.tariff.markup_bps, 2050);
     let (_, plan) = gateway.put("/admin/v1/plans/standard", json!({})).await;
     assert_eq!(plan["tight_budget"], "refuse", "what is left out goes back to its default");
     for wrong in

@@ -78,9 +78,9 @@ pub fn event(event: &view::UsageEvent) -> UsageEvent {
     let amounts = end.map(|end| end.amounts).unwrap_or_default();
     UsageEvent {
         request_id: reserved.id.to_string(),
-        tenant: reserved.tenant.to_string(),
-        project: reserved.project.to_string(),
-        key: reserved.key.to_string(),
+        tenant: reserved.spender.tenant.to_string(),
+        project: reserved.spender.project.to_string(),
+        key: reserved.spender.key.to_string(),
         route: reserved.route.to_string(),
         model: reserved.model.to_string(),
         provider: reserved.provider.to_string(),

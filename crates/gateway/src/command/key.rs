@@ -56,6 +56,9 @@ struct Create {
     /// Requests a minute at most; the plan's if left out
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     requests_per_minute: Option<u32>,
+    /// Input and output tokens a minute; the plan's if left out
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    tokens_per_minute: Option<u64>,
     /// Requests under way at the same time at most; the plan's if left out
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     parallel_requests: Option<u32>,
@@ -91,6 +94,7 @@ impl Create {
             expires_at: self.expires_at.map(|at| at.to_string()),
             scopes: self.scopes,
             requests_per_minute: self.requests_per_minute,
+            tokens_per_minute: self.tokens_per_minute,
             parallel_requests: self.parallel_requests,
         }
     }
@@ -158,6 +162,7 @@ mod tests {
             name: Some("laptop".into()),
             scopes: vec![KeyScope::Chat, KeyScope::Models],
             requests_per_minute: Some(60),
+            tokens_per_minute: None,
             parallel_requests: None,
             created_at: "2026-11-23T05:00:00Z".into(),
             expires_at: None,

@@ -38,6 +38,9 @@ struct Set {
     /// Requests a minute for keys that set none of their own; no limit if left out
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     requests_per_minute: Option<u32>,
+    /// Input and output tokens a minute for keys that set none of their own; no limit if left out
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    tokens_per_minute: Option<u64>,
     /// Requests at the same time for keys that set none of their own; no limit if left out
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     parallel_requests: Option<u32>,
@@ -68,6 +71,7 @@ impl Set {
             markup_percent: self.markup_percent.clone(),
             tight_budget: self.tight_budget,
             requests_per_minute: self.requests_per_minute,
+            tokens_per_minute: self.tokens_per_minute,
             parallel_requests: self.parallel_requests,
             unpriced_hold_usd: self.unpriced_hold_usd.map(|hold| hold.to_string()),
         }
@@ -112,6 +116,7 @@ mod tests {
             markup_percent: "20.00".into(),
             tight_budget: TightBudget::Clamp,
             requests_per_minute: Some(600),
+            tokens_per_minute: None,
             parallel_requests: None,
             unpriced_hold_usd: Some("0.10".into()),
         };

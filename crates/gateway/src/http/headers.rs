@@ -20,9 +20,11 @@ const LIMIT_REQUESTS: HeaderName = HeaderName::from_static("x-ratelimit-limit-re
 const REMAINING_REQUESTS: HeaderName = HeaderName::from_static("x-ratelimit-remaining-requests");
 const RESET_REQUESTS: HeaderName = HeaderName::from_static("x-ratelimit-reset-requests");
 
+const END_USER: HeaderName = HeaderName::from_static("x-tollgate-end-user");
+
 /// What a caller may say of a request besides its body, to find its cost again later.
 const ATTRIBUTION: [(&str, HeaderName); 4] = [
-    ("end_user", HeaderName::from_static("x-tollgate-end-user")),
+    ("end_user", END_USER),
     ("run_id", HeaderName::from_static("x-run-id")),
     ("task_id", HeaderName::from_static("x-task-id")),
     ("feature", HeaderName::from_static("x-feature")),
@@ -41,6 +43,11 @@ pub fn api_key(headers: &HeaderMap) -> Option<&str> {
 
 pub fn project(headers: &HeaderMap) -> Option<&HeaderValue> {
     headers.get(PROJECT)
+}
+
+/// The tenant's own name for whom it sends the request.
+pub fn end_user(headers: &HeaderMap) -> Option<&str> {
+    headers.get(END_USER)?.to_str().ok().filter(|name| !name.is_empty())
 }
 
 /// The attribution as JSON, or nothing if the caller sent none.

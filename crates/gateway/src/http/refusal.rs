@@ -146,6 +146,7 @@ mod tests {
         check(Refusal::LedgerUnavailable, 503, "ledger_unavailable", [Some("5"), Some("5000"), Some("true")]);
         let budget = BudgetExceeded {
             scope: "tenant",
+            shared: false,
             window: Window::Day,
             basis: Basis::Cost,
             left: PicoSum(0),

@@ -18,7 +18,7 @@ use ring::digest::{Context, SHA256};
 use tollgate_ledger::Record;
 
 pub const HEADER_BYTES: usize = 64;
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 const MAGIC: [u8; 4] = *b"TGJF";
 
 /// The hash that every later frame confirms.
@@ -49,8 +49,8 @@ pub enum FrameError {
     /// Begun but not whole: what a crash leaves of the last write.
     #[error("a frame that is torn or damaged")]
     Damaged,
-    #[error("written by a newer version ({0}) of this program")]
-    NewerVersion(u16),
+    #[error("written in version {0} of the journal's format; this program reads version {VERSION}")]
+    OtherVersion(u16),
     /// Whole, but not the successor of what came before it.
     #[error("a frame out of place: {0}")]
     OutOfPlace(&'static str),
@@ -105,7 +105,7 @@ pub fn decode_unchained(bytes: &[u8]) -> Result<Frame<'_>, FrameError> {
         return Err(FrameError::Damaged);
     }
     if u16_at(4) != VERSION {
-        return Err(FrameError::NewerVersion(u16_at(4)));
+        return Err(FrameError::OtherVersion(u16_at(4)));
     }
     let kind = match u16_at(6) {
         0 => Kind::Records,

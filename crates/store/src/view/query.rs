@@ -8,10 +8,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params, params_from_iter};
 use serde::{Deserialize, Serialize};
-use tollgate_ledger::{Amounts, Reserved};
+use tollgate_ledger::{Amounts, Idempotency, Reserved};
 use tollgate_types::directory::Sealed;
 use tollgate_types::usage::Outcome;
-use tollgate_types::{Confidence, KeyId, ProjectId, RequestId, TenantId, Timestamp, Usage};
+use tollgate_types::{
+    Confidence, EndUserId, KeyId, ProjectId, RequestId, Spender, TenantId, Timestamp, Usage, UtcOffset,
+};
 
 use super::columns::{Cells, Id, Named, id_bytes};
 use super::totals::{self, Part, ViewTotals};
@@ -60,6 +62,8 @@ pub struct Page<T> {
 pub struct UsageEvent {
     pub reserved: Reserved,
     pub state: EventState,
+    /// How often what it came to was adjusted. `end` says what stands now.
+    pub adjustments: u32,
     /// What it came to: of what was posted or voided.
     pub end: Option<EventEnd>,
 }
@@ -293,32 +297,49 @@ impl Selection {
 // === impl UsageEvent ===
 
 /// In the order in which [`read_event`] reads them.
-const EVENT_COLUMNS: &str = "id, tenant, project, key, route, provider, model, stream, price_version, attribution, \
-    started_at, deadline, hold_cost, hold_charge, state, ended_at, input_tokens, cached_input_tokens, output_tokens, \
-    reasoning_tokens, cost, charge, overrun_cost, overrun_charge, confidence, outcome";
+const EVENT_COLUMNS: &str = "id, plan, tenant, project, key, end_user, utc_offset, route, provider, model, stream, \
+    price_version, idempotency_key, idempotency_body, attribution, started_at, deadline, hold_cost, hold_charge, state, \
+    adjusted, ended_at, input_tokens, cached_input_tokens, cache_write_tokens, audio_input_tokens, output_tokens, \
+    reasoning_tokens, audio_output_tokens, cost, charge, overrun_cost, overrun_charge, confidence, outcome";
 
 fn read_event(row: &Row<'_>) -> rusqlite::Result<UsageEvent> {
     let cells = &mut Cells::of(row);
-    Ok(UsageEvent { reserved: read_reserved(cells)?, state: cells.named()?, end: read_end(cells)? })
+    Ok(UsageEvent {
+        reserved: read_reserved(cells)?,
+        state: cells.named()?,
+        adjustments: cells.take()?,
+        end: read_end(cells)?,
+    })
 }
 
 /// The cells are read in the order of the fields.
 fn read_reserved(cells: &mut Cells<'_, '_>) -> rusqlite::Result<Reserved> {
     Ok(Reserved {
         id: cells.take().map(|Id(id)| id)?,
-        tenant: cells.parsed()?,
-        project: cells.parsed()?,
-        key: cells.parsed()?,
+        spender: Spender {
+            plan: cells.parsed()?,
+            tenant: cells.parsed()?,
+            project: cells.parsed()?,
+            key: cells.parsed()?,
+            end_user: cells.take::<Option<[u8; 16]>>()?.map(EndUserId),
+        },
+        offset: cells.take().map(UtcOffset)?,
         route: cells.take()?,
         provider: cells.take()?,
         model: cells.take()?,
         stream: cells.take()?,
         price_version: cells.take()?,
+        idempotency: read_idempotency(cells)?,
         attribution: cells.take::<Option<Arc<[u8]>>>()?.map(Sealed),
         at: cells.take().map(Timestamp)?,
         deadline: cells.take().map(Timestamp)?,
         hold: cells.amounts()?,
     })
+}
+
+fn read_idempotency(cells: &mut Cells<'_, '_>) -> rusqlite::Result<Option<Idempotency>> {
+    let (key, body) = (cells.take::<Option<[u8; 16]>>()?, cells.take::<Option<[u8; 16]>>()?);
+    Ok(key.zip(body).map(|(key, body)| Idempotency { key, body }))
 }
 
 /// The cells are read in the order of the fields.
@@ -329,8 +350,11 @@ fn read_end(cells: &mut Cells<'_, '_>) -> rusqlite::Result<Option<EventEnd>> {
         usage: Usage {
             input_tokens: cells.count()?,
             cached_input_tokens: cells.count()?,
+            cache_write_tokens: cells.count()?,
+            audio_input_tokens: cells.count()?,
             output_tokens: cells.count()?,
             reasoning_tokens: cells.count()?,
+            audio_output_tokens: cells.count()?,
         },
         amounts: cells.amounts()?,
         overrun: cells.amounts()?,

@@ -12,12 +12,16 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 use tollgate_ledger::account::Columns;
 use tollgate_ledger::{
-    Amounts, Audit, Books, CapSet, Draft, Ledger, MemoryLog, Posted, Record, Reservation, Reserved, Settlement, Voided,
+    Amounts, Audit, Books, CapSet, Draft, Idempotency, Ledger, MemoryLog, Posted, Record, Reservation, Reserved,
+    Settlement, Voided,
 };
-use tollgate_types::directory::{ApiKey, Change, Directory, KeyScopes, Plan, Project, Sealed, Tenant, TightBudget};
+use tollgate_types::directory::{
+    ApiKey, Change, Directory, KeyScopes, Limits, Plan, Project, Sealed, Tariff, Tenant, TightBudget,
+};
 use tollgate_types::usage::Outcome;
 use tollgate_types::{
-    Basis, Clock, Confidence, KeyId, PicoSum, PicoUsd, ProjectId, RequestId, Scope, TenantId, Timestamp, Usage, Window,
+    Basis, Clock, Confidence, EndUserId, KeyId, PicoSum, PicoUsd, ProjectId, RequestId, Scope, Spender, TenantId,
+    Timestamp, Usage, UtcOffset, Window, Zone,
 };
 
 use super::*;
@@ -76,12 +80,24 @@ fn key(tenant: &TenantId, n: u8) -> KeyId {
     format!("k{}-{tenant}", n % 2).parse().expect("a slug")
 }
 
+fn spender(tenant: TenantId, n: u8, end_user: Option<EndUserId>) -> Spender {
+    Spender { plan: Plan::standard().id, project: project(n), key: key(&tenant, n), tenant, end_user }
+}
+
 fn amounts(cost: u64, charge: u64) -> Amounts {
     Amounts { cost: PicoUsd(cost), charge: PicoUsd(charge) }
 }
 
 fn usage(tokens: u64) -> Usage {
-    Usage { input_tokens: tokens, cached_input_tokens: tokens / 2, output_tokens: tokens / 3, reasoning_tokens: 1 }
+    Usage {
+        input_tokens: tokens,
+        cached_input_tokens: tokens / 2,
+        cache_write_tokens: tokens / 5,
+        audio_input_tokens: tokens / 7,
+        output_tokens: tokens / 3,
+        reasoning_tokens: 1,
+        audio_output_tokens: tokens / 11,
+    }
 }
 
 fn reserved(id: u128, hold: Amounts) -> Reserved {
@@ -89,15 +105,15 @@ fn reserved(id: u128, hold: Amounts) -> Reserved {
         id: RequestId(id),
         at: START,
         deadline: START.plus(Duration::from_secs(600)),
-        tenant: tenant(0),
-        project: project(0),
-        key: key(&tenant(0), 0),
+        spender: spender(tenant(0), 0, Some(EndUserId([8; 16]))),
+        offset: UtcOffset(-12_600),
         hold,
         route: "fast".into(),
         provider: "sim".into(),
         model: "gpt-4o-mini".into(),
         stream: true,
         price_version: "2026-11-01".into(),
+        idempotency: Some(Idempotency { key: [4; 16], body: [5; 16] }),
         attribution: Some(Sealed([1, 2, 3].into())),
     }
 }
@@ -158,7 +174,12 @@ fn model(records: &[Record]) -> BTreeMap<RequestId, UsageEvent> {
     for record in records {
         match record {
             Record::Reserved(reserved) => {
-                let event = UsageEvent { reserved: (**reserved).clone(), state: EventState::Pending, end: None };
+                let event = UsageEvent {
+                    reserved: (**reserved).clone(),
+                    state: EventState::Pending,
+                    adjustments: 0,
+                    end: None,
+                };
                 events.insert(reserved.id, event);
             }
             Record::Posted(Posted { id, at, usage, amounts, overrun, confidence, outcome }) => {
@@ -187,6 +208,21 @@ fn model(records: &[Record]) -> BTreeMap<RequestId, UsageEvent> {
             }
             Record::Indeterminate { id, .. } => {
                 events.get_mut(id).expect("reserved before it was doubted").state = EventState::Indeterminate;
+            }
+            Record::Extended(extended) => {
+                let reserved = &mut events.get_mut(&extended.id).expect("reserved before its hold grew").reserved;
+                reserved.hold = extended.hold;
+                reserved.provider = Arc::clone(&extended.provider);
+                reserved.model = Arc::clone(&extended.model);
+                reserved.price_version = Arc::clone(&extended.price_version);
+            }
+            Record::Adjusted(adjusted) => {
+                let event = events.get_mut(&adjusted.id).expect("reserved before it was adjusted");
+                event.adjustments += 1;
+                event.reserved.price_version = Arc::clone(&adjusted.price_version);
+                let end = event.end.as_mut().expect("posted before it was adjusted");
+                (end.usage, end.amounts, end.overrun) = (adjusted.usage, adjusted.now.amounts, adjusted.now.overrun);
+                end.confidence = Some(adjusted.now.confidence);
             }
             Record::CapSet(_) | Record::Directory(_) | Record::PricesSet { .. } => {}
         }
@@ -233,9 +269,9 @@ fn totals<'a>(events: impl IntoIterator<Item = &'a UsageEvent>) -> ViewTotals {
 fn selects(filter: &UsageFilter, event: &UsageEvent) -> bool {
     let UsageFilter { tenant, project, key, from, to, state, after, limit: _ } = filter;
     let reserved = &event.reserved;
-    tenant.as_ref().is_none_or(|tenant| *tenant == reserved.tenant)
-        && project.as_ref().is_none_or(|project| *project == reserved.project)
-        && key.as_ref().is_none_or(|key| *key == reserved.key)
+    tenant.as_ref().is_none_or(|tenant| *tenant == reserved.spender.tenant)
+        && project.as_ref().is_none_or(|project| *project == reserved.spender.project)
+        && key.as_ref().is_none_or(|key| *key == reserved.spender.key)
         && from.is_none_or(|from| from <= reserved.at)
         && to.is_none_or(|to| reserved.at < to)
         && state.is_none_or(|state| state == event.state)
@@ -243,13 +279,14 @@ fn selects(filter: &UsageFilter, event: &UsageEvent) -> bool {
 }
 
 fn group_of(group_by: GroupBy, event: &UsageEvent) -> Group {
-    let Reserved { tenant, project, key, provider, model, at, .. } = event.reserved.clone();
+    let Reserved { spender, provider, model, at, .. } = event.reserved.clone();
+    let Spender { tenant, project, key, .. } = spender;
     match group_by {
         GroupBy::Tenant => Group::Tenant(tenant),
         GroupBy::Project => Group::Project(tenant, project),
         GroupBy::Key => Group::Key(tenant, key),
         GroupBy::Model => Group::Model { provider, model },
-        GroupBy::Day => Group::Day(Timestamp(i64::from(Window::Day.period(at).0) * 86_400_000_000)),
+        GroupBy::Day => Group::Day(Timestamp(i64::from(Window::Day.period(at, UtcOffset(0)).0) * 86_400_000_000)),
     }
 }
 
@@ -305,7 +342,7 @@ fn check(records: &[Record], expected: &[UsageEvent]) {
 #[test]
 fn each_life_of_a_reservation_becomes_its_event() {
     let hold = amounts(700, 900);
-    let event = |id, state, end| UsageEvent { reserved: reserved(id, hold), state, end };
+    let event = |id, state, end| UsageEvent { reserved: reserved(id, hold), state, adjustments: 0, end };
     let end = EventEnd {
         ended_at: START.plus(Duration::from_secs(2)),
         usage: usage(100),
@@ -356,8 +393,11 @@ fn amounts_and_tokens_of_64_bits_are_kept_and_summed_exactly() {
     let most = Usage {
         input_tokens: u64::MAX,
         cached_input_tokens: u64::MAX,
+        cache_write_tokens: u64::MAX,
+        audio_input_tokens: u64::MAX,
         output_tokens: u64::MAX,
         reasoning_tokens: u64::MAX,
+        audio_output_tokens: u64::MAX,
     };
     let records: Vec<Record> = (1..)
         .zip(edges)
@@ -392,18 +432,26 @@ fn the_directory_caps_and_price_books_are_kept_without_secrets() {
         expires_at: None,
         revoked_at: None,
         scopes: KeyScopes { chat: true, embeddings: false, models: true },
-        requests_per_minute: Some(u32::MAX),
-        parallel_requests: None,
+        limits: Limits { requests_per_minute: Some(u32::MAX), tokens_per_minute: Some(u64::MAX), ..Limits::default() },
         label: Some(Sealed([9].into())),
     };
     let plan = Plan { unpriced_hold: Some(PicoUsd::MAX), tight_budget: TightBudget::Clamp, ..Plan::standard() };
-    let cap = |scope, cap| CapSet { scope, window: Window::Month, basis: Basis::Charge, cap, at: Timestamp(7) };
+    let cap = |scope, cap| CapSet {
+        scope,
+        window: Window::Month,
+        basis: Basis::Charge,
+        cap,
+        alerts: [PicoSum(1), PicoSum(2)].into_iter().collect(),
+        at: Timestamp(7),
+    };
     let revoked = |at| Change::KeyRevoked { id: created.id.clone(), at: Timestamp(at) };
     let tenant_of = |plan: &str| Tenant {
         id: tenant(0),
         plan: plan.parse().expect("a slug"),
         created_at: Timestamp(1),
         label: Some(Sealed([5].into())),
+        zone: "Europe/Berlin".parse().expect("a zone"),
+        tariff: Some(Tariff { markup_bps: 5, ..Tariff::default() }),
     };
     let project_made = Project { tenant: tenant(0), id: project(0), created_at: Timestamp(2), label: None };
     let changes = [
@@ -420,24 +468,36 @@ fn the_directory_caps_and_price_books_are_kept_without_secrets() {
     records.push(Record::CapSet(cap(Scope::Project(tenant(0), project(0)), None)));
     records.push(Record::CapSet(cap(Scope::Key(tenant(0), created.id.clone()), Some(PicoSum(0)))));
     records.push(Record::PricesSet { version: "v1".into(), sha256: [1; 32], at: Timestamp(13) });
+    records.push(Record::CapSet(cap(Scope::Platform, Some(PicoSum(9)))));
+    records.push(Record::CapSet(cap(Scope::EachTenant(Plan::standard().id), Some(PicoSum(9)))));
+    let limits = Limits { tokens_per_minute: Some(u64::MAX), ..Limits::default() };
+    records.push(Record::Directory(Change::LimitsSet { scope: Scope::Tenant(tenant(0)), limits }));
+    let Tenant { id, plan, tariff, .. } = tenant_of("standard");
+    let zone = "Asia/Tokyo".parse().expect("a zone");
+    records.push(Record::Directory(Change::TenantChanged { id, plan, zone, tariff }));
 
     let place = Place::new();
     let mut view = place.view();
     view.apply(&numbered(&records)).expect("the records apply");
     let shown = dump(&view).join("\n").replace("Integer", "").replace("Text", "").replace("Blob", "");
     let max = i128::MAX;
+    let free = format!("{:?}", json(&Tariff::default()));
+    let five = format!("{:?}", json(&Tariff { markup_bps: 5, ..Tariff::default() }));
     for line in [
-        format!(r#"caps: [(8), (7), ("ant"), Null, Null, ("month"), ("charge"), ("{max}")]"#),
-        r#"caps: [(9), (7), ("ant"), ("default"), Null, ("month"), ("charge"), Null]"#.to_owned(),
-        r#"caps: [(10), (7), ("ant"), Null, ("k1"), ("month"), ("charge"), ("0")]"#.to_owned(),
+        format!(r#"caps: [(8), (7), ("tenant"), ("ant"), (""), ("month"), ("charge"), ("{max}"), ("1 2")]"#),
+        r#"caps: [(9), (7), ("project"), ("ant"), ("default"), ("month"), ("charge"), Null, ("1 2")]"#.to_owned(),
+        r#"caps: [(10), (7), ("key"), ("ant"), ("k1"), ("month"), ("charge"), ("0"), ("1 2")]"#.to_owned(),
+        r#"caps: [(12), (7), ("platform"), (""), (""), ("month"), ("charge"), ("9"), ("1 2")]"#.to_owned(),
+        r#"caps: [(13), (7), ("each tenant"), (""), ("standard"), ("month"), ("charge"), ("9"), ("1 2")]"#.to_owned(),
+        r#"limits: [("tenant"), ("ant"), (""), Null, (-1), Null]"#.to_owned(),
         format!(
-            r#"keys: [("k1"), ("ant"), ("default"), ({}), Null, (11), ("chat models"), (4294967295), Null, ([9])]"#,
+            r#"keys: [("k1"), ("ant"), ("default"), ({}), Null, (11), ("chat models"), (4294967295), (-1), Null, ([9])]"#,
             START.0
         ),
-        r#"plans: [("standard"), (0), ("clamp"), Null, Null, (-1)]"#.to_owned(),
-        r#"position: [(11)]"#.to_owned(),
+        format!(r#"plans: [("standard"), ({free}), ("clamp"), Null, Null, Null, (-1), Null]"#),
+        r#"position: [(15)]"#.to_owned(),
         r#"projects: [("ant"), ("default"), (2), Null]"#.to_owned(),
-        r#"tenants: [("ant"), ("standard"), (1), ([5])]"#.to_owned(),
+        format!(r#"tenants: [("ant"), ("standard"), (1), ([5]), ("Asia/Tokyo"), ({five})]"#),
     ] {
         assert!(shown.lines().any(|shown| shown == line), "{line}\nis not in\n{shown}");
     }
@@ -577,7 +637,7 @@ fn what_is_not_this_version_of_a_view_must_be_made_again_and_can_be() {
             .expect("the damage is done");
     };
     let overwrite = |place: &Place, bytes: &[u8]| fs::write(place.path(), bytes).expect("the damage is done");
-    check(&|place| run(place, "PRAGMA user_version = 2"), "version 2");
+    check(&|place| run(place, "PRAGMA user_version = 1"), "version 1");
     check(&|place| run(place, "PRAGMA user_version = 0"), "version 0");
     check(&|place| run(place, "PRAGMA application_id = 0"), "some other database");
     check(&|place| run(place, "DROP TABLE position"), "no such table");
@@ -775,22 +835,14 @@ fn founding() -> Vec<Change> {
     let mut changes = vec![Change::PlanSet(Plan::standard())];
     for tenant in [tenant(0), tenant(1)] {
         let (plan, created_at) = (Plan::standard().id, START);
-        changes.push(Change::TenantCreated(Tenant { id: tenant.clone(), plan, created_at, label: None }));
+        changes.push(Change::TenantCreated(Tenant::new(tenant.clone(), plan, created_at)));
         for n in 0..2 {
             let id = project(n);
             changes.push(Change::ProjectCreated(Project { tenant: tenant.clone(), id, created_at, label: None }));
             changes.push(Change::KeyCreated(Box::new(ApiKey {
-                id: key(&tenant, n),
-                tenant: tenant.clone(),
-                project: project(n),
-                digest: [n; 32],
-                created_at,
                 expires_at: Some(START.plus(DAY)),
-                revoked_at: None,
-                scopes: KeyScopes::ALL,
-                requests_per_minute: None,
-                parallel_requests: Some(4),
-                label: None,
+                limits: Limits { parallel_requests: Some(4), ..Limits::default() },
+                ..ApiKey::new(key(&tenant, n), tenant.clone(), project(n), [n; 32], created_at)
             })));
         }
     }
@@ -804,14 +856,14 @@ fn draft(clock: &Clock, serial: u64, who: u8, id_millis_before: u16) -> Draft {
     Draft {
         id: RequestId::new(made_at, u128::from(serial).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c)),
         deadline: clock.now().plus(Duration::from_secs(600)),
-        project: project(who >> 1),
-        key: key(&tenant, who >> 1),
-        tenant,
+        spender: spender(tenant, who >> 1, (who & 16 == 0).then_some(EndUserId([who; 16]))),
+        zone: Zone::UTC,
         route: "fast".into(),
         provider: ["sim", "groq"][usize::from(who >> 2) % 2].into(),
         model: ["gpt-4o-mini", "llama"][usize::from(who >> 3) % 2].into(),
         stream: who & 1 == 0,
         price_version: "2026-11-01".into(),
+        idempotency: None,
         attribution: (who & 2 == 0).then(|| Sealed([who].into())),
     }
 }
@@ -861,7 +913,8 @@ fn history(steps: &[Step]) -> (Vec<Record>, Audit) {
             Step::Cap { who, cap } => {
                 let scope = Scope::Project(tenant(*who), project(who >> 1));
                 let cap = cap.map(|cap| PicoSum(i128::from(cap) * 3));
-                let set = CapSet { scope, window: Window::Day, basis: Basis::Cost, cap, at: START };
+                let alerts = Default::default();
+                let set = CapSet { scope, window: Window::Day, basis: Basis::Cost, cap, alerts, at: START };
                 books.set_cap(set).expect("the scope is there");
             }
             Step::Revoke { who } => {
@@ -869,7 +922,8 @@ fn history(steps: &[Step]) -> (Vec<Record>, Audit) {
                 books.change(revoked).expect("the key is there");
             }
             Step::Plan { markup_bps } => {
-                let plan = Plan { markup_bps: *markup_bps, ..Plan::standard() };
+                let tariff = Tariff { markup_bps: *markup_bps, ..Tariff::default() };
+                let plan = Plan { tariff, ..Plan::standard() };
                 books.change(Change::PlanSet(plan)).expect("a plan can always be set");
             }
             Step::Prices => drop(books.prices_set("2026-11-02".into(), [2; 32]).expect("a log in memory has room")),

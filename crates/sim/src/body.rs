@@ -1,6 +1,7 @@
 //! What hyper sends: whole answers, streams, dumps of the truth, and bodies that break off.
 
 use std::io;
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -10,6 +11,7 @@ use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
 use tokio::time::Sleep;
 
+use crate::export;
 use crate::stream::Sse;
 use crate::truth::{Ticket, Truth};
 
@@ -41,7 +43,17 @@ pub enum BadEnd {
 #[derive(Debug)]
 pub struct Dump {
     truth: Arc<Truth>,
+    lines: Lines,
     next: usize,
+}
+
+/// What a line of a dump is.
+#[derive(Debug)]
+pub enum Lines {
+    /// A request, with all that came of it.
+    Accounts,
+    /// An attempt that was booked in this time, in microseconds since 1970.
+    Bill(Range<u64>),
 }
 
 type Polled = Poll<Option<io::Result<Frame<Bytes>>>>;
@@ -53,8 +65,8 @@ impl Body {
         Self::Whole(Some(bytes.into()))
     }
 
-    pub fn dump(truth: Arc<Truth>) -> Self {
-        Self::Dump(Dump { truth, next: 0 })
+    pub fn dump(truth: Arc<Truth>, lines: Lines) -> Self {
+        Self::Dump(Dump { truth, lines, next: 0 })
     }
 }
 
@@ -146,7 +158,10 @@ fn closed() -> io::Error {
 impl Dump {
     fn next(&mut self) -> Option<io::Result<Frame<Bytes>>> {
         while self.next < self.truth.shards() {
-            let lines = self.truth.lines_of(self.next);
+            let lines = match &self.lines {
+                Lines::Accounts => self.truth.lines_of(self.next),
+                Lines::Bill(span) => export::lines_of(&self.truth, self.next, span),
+            };
             self.next += 1;
             if !lines.is_empty() {
                 return Some(Ok(Frame::data(lines.into())));

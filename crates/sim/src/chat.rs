@@ -3,8 +3,11 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use http::Response;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -14,9 +17,9 @@ use serde_json::value::RawValue;
 use crate::body::Body;
 use crate::dice::Dice;
 use crate::error::ApiError;
-use crate::faults::{Answer, Fault};
+use crate::faults::{self, Answer, Fault};
 use crate::render;
-use crate::scenario::Scenario;
+use crate::scenario::{self, Scenario};
 use crate::schema;
 use crate::server::{Call, Sim};
 use crate::stream::Sse;
@@ -35,6 +38,14 @@ const OUTPUT_TOKENS_MAX: usize = 16_384;
 /// A limit below this is always felt: plain answers are never shorter of themselves.
 const OUTPUT_TOKENS_MIN: usize = 16;
 const REASONING_SIGMA: f64 = 0.5;
+/// Sound in: a token for 100 ms; the simulator knows the speed of no MP3 and takes 128 kbit/s for all of them.
+const AUDIO_TOKENS_PER_SECOND: u64 = 10;
+const MP3_BYTES_PER_SECOND: u64 = 16_000;
+/// A recording of fewer bytes a second is none.
+const WAV_BYTES_PER_SECOND_MIN: u64 = 1_000;
+const WAV_HEADER_BYTES: usize = 44;
+/// Sound out: a token for 50 ms, and about a fifth of a second for each token of what is said.
+const AUDIO_TOKENS_PER_TEXT_TOKEN: usize = 4;
 const CHOICES_MAX: i64 = 128;
 const TOP_LOGPROBS_MAX: i64 = 20;
 const STOPS_MAX: usize = 4;
@@ -46,10 +57,15 @@ const BATCH_TOKENS: usize = 16;
 pub struct Ask<'a> {
     /// As asked for, with a fault's name if it carries one.
     pub model: Cow<'a, str>,
-    pub prompt_tokens: u64,
+    /// Text and sound.
+    prompt: Counted,
     pub stream: bool,
     pub include_usage: bool,
     max_tokens: Option<usize>,
+    /// Tokens of the answer that was foretold.
+    prediction: usize,
+    /// The answer is to be spoken.
+    speaks: bool,
     choices: usize,
     form: Form,
     /// How many alternatives to each token, if its probability was asked for.
@@ -81,14 +97,30 @@ enum Effort {
     High,
 }
 
+/// What decides how long an answer gets, besides the request.
+#[derive(Clone, Copy, Debug)]
+struct Terms<'s> {
+    scenario: &'s Scenario,
+    /// Thousandths of the answer that are reasoning, if `reasoning_effort` does not decide.
+    reasoning_per_mille: Option<u64>,
+    /// Tokens past the limit (`ignores-limit`).
+    past_limit: Option<usize>,
+}
+
 /// One of the answers, drawn but not yet sent.
 #[derive(Debug)]
 pub struct Choice {
     /// Tokens nobody sees, made first.
-    pub reasoning: usize,
+    reasoning: usize,
+    /// Tokens of a prediction that turned out wrong, made next: billed, whatever the limit.
+    rejected: usize,
     /// Tokens of a tool's name, made next and sent as one.
     head: usize,
     pub text: Text,
+    /// How many of the text's tokens had been predicted.
+    accepted: usize,
+    /// Tokens of the text spoken, made last.
+    pub audio: usize,
     pub tool: Option<ToolCall>,
     pub finish: &'static str,
 }
@@ -116,13 +148,12 @@ pub struct Turn {
 
 pub async fn answer(sim: &Arc<Sim>, call: &Call, body: &[u8]) -> Result<Response<Body>, Stop> {
     let ask = Ask::read(body)?;
-    let kind = match ask.stream {
-        true => Answer::Stream { usage: ask.include_usage },
-        false => Answer::Json,
-    };
+    ask.check_sound(sim)?;
+    let kind =
+        Answer { stream: ask.stream, usage: !ask.stream || ask.include_usage, limited: ask.max_tokens.is_some() };
     let mut work = Work::begin(sim, call, Kind::Chat, &ask.model, kind, body)?;
-    work.read_prompt(sim, ask.prompt_tokens)?;
-    let choices = ask.draw(&sim.scenario, &sim.river, &work.dice);
+    work.read_prompt(sim, ask.prompt.text + ask.prompt.audio, ask.prompt.audio)?;
+    let choices = ask.draw(Terms::of(sim, call, &ask, work.fault), &sim.river, &work.dice);
     if work.fault == Some(Fault::NoAnswer) {
         choices.iter().for_each(|choice| work.make(choice, 0..choice.tokens()));
         return Err(work.never_answer(sim).await);
@@ -171,7 +202,7 @@ fn whole(sim: &Sim, work: &Work, ask: &Ask<'_>, choices: &[Choice]) -> Vec<u8> {
         if index > 0 {
             out.push(b',');
         }
-        choice.write(&mut out, &sim.river, index, ask.top_logprobs, &mut chances);
+        choice.write(&mut out, sim, work, index, (ask.top_logprobs, &mut chances));
     }
     out.push(b']');
     if let Some(usage) = work.told_usage() {
@@ -187,10 +218,17 @@ fn whole(sim: &Sim, work: &Work, ask: &Ask<'_>, choices: &[Choice]) -> Vec<u8> {
 
 impl Work {
     /// Counts these tokens of `choice` as made.
-    pub fn make(&mut self, choice: &Choice, tokens: std::ops::Range<usize>) {
-        let reasoning = tokens.end.min(choice.reasoning) - tokens.start.min(choice.reasoning);
-        self.ticket.work.tokens.completion += tokens.len() as u64;
-        self.ticket.work.tokens.reasoning += reasoning as u64;
+    pub fn make(&mut self, choice: &Choice, tokens: Range<usize>) {
+        let shown = choice.shown();
+        let of = |part: Range<usize>| {
+            (tokens.end.clamp(part.start, part.end) - tokens.start.clamp(part.start, part.end)) as u64
+        };
+        let made = &mut self.ticket.work.tokens;
+        made.completion += tokens.len() as u64;
+        made.reasoning += of(0..choice.reasoning);
+        made.rejected_prediction += of(choice.reasoning..choice.reasoning + choice.rejected);
+        made.accepted_prediction += of(shown.start..shown.start + choice.accepted);
+        made.completion_audio += of(shown.end..choice.tokens());
     }
 }
 
@@ -199,19 +237,62 @@ impl Work {
 impl Choice {
     /// All tokens of the answer, seen or not.
     pub fn tokens(&self) -> usize {
-        self.silent() + self.text.tokens()
+        self.shown().end + self.audio
     }
 
     /// Tokens before the first that is sent.
     pub fn silent(&self) -> usize {
-        self.reasoning + self.head
+        self.reasoning + self.rejected + self.head
     }
 
-    fn write(&self, out: &mut Vec<u8>, river: &River, index: usize, top_logprobs: Option<usize>, chances: &mut Dice) {
+    /// Which of its tokens are the text.
+    pub fn shown(&self) -> Range<usize> {
+        self.silent()..self.silent() + self.text.tokens()
+    }
+
+    /// Text of one's own, whole.
+    fn of(text: Text) -> Self {
+        Self { reasoning: 0, rejected: 0, head: 0, text, accepted: 0, audio: 0, tool: None, finish: "stop" }
+    }
+
+    /// Cuts it to `limit` tokens, if it is longer. Predictions are counted elsewhere.
+    fn fit(&mut self, limit: usize) {
+        if self.reasoning >= limit {
+            *self = Self { reasoning: limit, finish: "length", ..Self::of(Text::own(String::new())) };
+            return;
+        }
+        let left = limit - self.reasoning;
+        if self.head + self.text.tokens() + self.audio <= left {
+            return;
+        }
+        self.head = self.head.min(left);
+        let room = left - self.head;
+        let text = if self.audio > 0 { room / (1 + AUDIO_TOKENS_PER_TEXT_TOKEN) } else { room };
+        self.text.truncate(text);
+        self.audio = room - text;
+        self.finish = "length";
+    }
+
+    /// The first tokens of the text are the predicted ones that turned out right.
+    fn predict(&mut self, prediction: usize, accepted_per_mille: u64) {
+        let right = prediction as u64 * accepted_per_mille / 1_000;
+        self.accepted = self.text.tokens().min(usize::try_from(right).unwrap_or(usize::MAX));
+        self.rejected = prediction - self.accepted;
+    }
+
+    fn write(&self, out: &mut Vec<u8>, sim: &Sim, work: &Work, index: usize, shown: (Option<usize>, &mut Dice)) {
+        let river = &sim.river;
         render::text(out, r#"{"index":"#);
         render::number(out, index as u64);
         render::text(out, r#","message":{"role":"assistant","content":"#);
         match &self.tool {
+            None if self.audio > 0 => {
+                render::text(out, r#"null,"audio":{"#);
+                render::sound(out, &work.dice);
+                render::text(out, r#","transcript":"#);
+                self.write_text(out, river);
+                out.push(b'}');
+            }
             None => {
                 self.write_text(out, river);
             }
@@ -226,9 +307,9 @@ impl Choice {
             }
         }
         render::text(out, r#","refusal":null,"annotations":[]},"logprobs":"#);
-        match top_logprobs {
-            None => render::text(out, "null"),
-            Some(top) => self.write_logprobs(out, river, top, chances),
+        match shown {
+            (None, _) => render::text(out, "null"),
+            (Some(top), chances) => self.write_logprobs(out, river, top, chances),
         }
         render::text(out, r#","finish_reason":""#);
         render::text(out, self.finish);
@@ -284,36 +365,42 @@ impl Turns {
 // === impl Ask: drawing the answer ===
 
 impl Ask<'_> {
-    fn draw(&self, scenario: &Scenario, river: &River, dice: &Dice) -> Vec<Choice> {
-        (0..self.choices).map(|index| self.draw_one(scenario, river, dice.fork(DICE_CHOICE + index as u64))).collect()
+    fn draw(&self, terms: Terms<'_>, river: &River, dice: &Dice) -> Vec<Choice> {
+        (0..self.choices).map(|index| self.draw_one(terms, river, dice.fork(DICE_CHOICE + index as u64))).collect()
     }
 
-    fn draw_one(&self, scenario: &Scenario, river: &River, mut dice: Dice) -> Choice {
+    fn draw_one(&self, terms: Terms<'_>, river: &River, mut dice: Dice) -> Choice {
         let limit = self.max_tokens.unwrap_or(OUTPUT_TOKENS_MAX);
-        let reasoning = self.effort.map_or(0, |effort| effort.draw(&mut dice));
-        if reasoning >= limit {
-            return Choice { reasoning: limit, head: 0, text: Text::own(String::new()), tool: None, finish: "length" };
+        let limit = terms.past_limit.map_or(limit, |past| limit.min(OUTPUT_TOKENS_MAX) + past);
+        let effort = self.effort.filter(|_| terms.reasoning_per_mille.is_none());
+        let by_effort = effort.map_or(0, |effort| effort.draw(&mut dice));
+        let mut choice = self.draw_text(terms, limit, river, &mut dice);
+        choice.reasoning = match terms.reasoning_per_mille {
+            None => by_effort,
+            Some(per_mille) => reasoning(choice.head + choice.text.tokens(), per_mille),
+        };
+        if self.speaks && choice.tool.is_none() {
+            choice.audio = choice.text.tokens() * AUDIO_TOKENS_PER_TEXT_TOKEN;
         }
-        let left = limit - reasoning;
-        let mut choice = Choice { reasoning, ..self.draw_text(scenario, river, &mut dice) };
-        if choice.head + choice.text.tokens() > left {
-            choice.head = choice.head.min(left);
-            choice.text.truncate(left - choice.head);
-            choice.finish = "length";
-        }
+        choice.fit(limit);
         if choice.tool.is_none() && !self.stops.is_empty() && choice.text.stop_at(river, &self.stops) {
+            choice.audio = choice.audio.min(choice.text.tokens() * AUDIO_TOKENS_PER_TEXT_TOKEN);
             choice.finish = "stop";
         }
+        let accepted = scenario::per_mille(terms.scenario.prediction_accepted_share);
+        choice.predict(self.prediction, accepted.expect("a scenario is checked before it is used"));
         choice
     }
 
-    /// The answer nobody limited.
-    fn draw_text(&self, scenario: &Scenario, river: &River, dice: &mut Dice) -> Choice {
-        let plain = |text| Choice { reasoning: 0, head: 0, text, tool: None, finish: "stop" };
+    /// The answer nobody limited; one that ignores its limit is longer than even that.
+    fn draw_text(&self, terms: Terms<'_>, limit: usize, river: &River, dice: &mut Dice) -> Choice {
+        let (median, sigma) = (terms.scenario.output_tokens_median, terms.scenario.output_tokens_sigma);
+        let plain = Choice::of;
         match &self.form {
             Form::Plain => {
-                let length = length(dice.log_normal(scenario.output_tokens_median, scenario.output_tokens_sigma));
-                plain(Text::plain(river, dice, length.max(OUTPUT_TOKENS_MIN)))
+                let least = terms.past_limit.map_or(OUTPUT_TOKENS_MIN, |_| limit.max(OUTPUT_TOKENS_MIN) + 1);
+                let length = length(dice.log_normal(median, sigma));
+                plain(Text::plain(river, dice, length.max(least)))
             }
             Form::Object => {
                 let words = Text::plain(river, dice, 24).to_text(river);
@@ -321,13 +408,49 @@ impl Ask<'_> {
                 plain(Text::own(object.to_string()))
             }
             Form::Schema(schema) => plain(Text::own(schema::sample(schema, dice).to_string())),
-            Form::ToolCall { name, parameters } => Choice {
-                reasoning: 0,
-                head: tokens::pieces(name).map(|piece| piece.tokens as usize).sum(),
-                text: Text::own(schema::sample(parameters, dice).to_string()),
-                tool: Some(ToolCall { id: format!("call_sim{:016x}", dice.throw()), name: name.clone() }),
-                finish: "tool_calls",
-            },
+            Form::ToolCall { name, parameters } => {
+                let arguments = Text::own(schema::sample(parameters, dice).to_string());
+                Choice {
+                    head: tokens::pieces(name).map(|piece| piece.tokens as usize).sum(),
+                    tool: Some(ToolCall { id: format!("call_sim{:016x}", dice.throw()), name: name.clone() }),
+                    finish: "tool_calls",
+                    ..Choice::of(arguments)
+                }
+            }
+        }
+    }
+
+    /// Only some models hear and speak: those with a price for it.
+    fn check_sound(&self, sim: &Sim) -> Result<(), ApiError> {
+        let (name, _) = faults::split_model(&self.model)?;
+        if (self.speaks || self.prompt.audio > 0) && sim.truth.prices().of(name).audio.is_none() {
+            let message = format!("The model '{name}' neither hears nor speaks in the simulator.");
+            return Err(ApiError::invalid(message, Some("model")).with_code("unsupported_value"));
+        }
+        Ok(())
+    }
+}
+
+/// As much reasoning beside `others` as makes it this share of the whole.
+fn reasoning(others: usize, per_mille: u64) -> usize {
+    match (others as u64 * per_mille).checked_div(1_000 - per_mille) {
+        Some(tokens) => usize::try_from(tokens).map_or(OUTPUT_TOKENS_MAX, |tokens| tokens.min(OUTPUT_TOKENS_MAX)),
+        None => OUTPUT_TOKENS_MAX,
+    }
+}
+
+// === impl Terms ===
+
+impl<'s> Terms<'s> {
+    fn of(sim: &'s Sim, call: &Call, ask: &Ask<'_>, fault: Option<Fault>) -> Self {
+        let scenario = &sim.scenario;
+        let reasons = ask.effort.is_some_and(|effort| effort != Effort::None);
+        let of_scenario =
+            scenario.reasoning_share.filter(|_| reasons).and_then(|share| scenario::per_mille(share).ok());
+        Self {
+            scenario,
+            reasoning_per_mille: call.reasoning_per_mille.or(of_scenario),
+            past_limit: (fault == Some(Fault::IgnoresLimit)).then_some(scenario.tokens_past_limit as usize),
         }
     }
 }
@@ -395,10 +518,12 @@ impl<'a> Ask<'a> {
             None => reasons.then_some(Effort::Medium),
         };
         Ok(Self {
-            prompt_tokens: prompt_tokens(&messages, raw.tools, raw.response_format),
+            prompt: prompt(&messages, raw.tools, raw.response_format),
             stream,
             include_usage: raw.stream_options.is_some_and(|options| options.include_usage.unwrap_or(false)),
             max_tokens,
+            prediction: prediction(raw.prediction, raw.n)?,
+            speaks: speaks(raw.modalities.as_deref(), raw.audio.is_some())?,
             choices: choices(raw.n)?,
             form: form(&messages, raw.tools, raw.tool_choice, raw.response_format)?,
             top_logprobs: top_logprobs(raw.logprobs, raw.top_logprobs)?,
@@ -446,6 +571,26 @@ fn choices(n: Option<i64>) -> Result<usize, ApiError> {
         return Err(ApiError::invalid(message, Some("n")).with_code("integer_above_max_value"));
     }
     at_least_one("n", n)
+}
+
+fn prediction(prediction: Option<Prediction>, n: Option<i64>) -> Result<usize, ApiError> {
+    let Some(prediction) = prediction else { return Ok(0) };
+    if n.is_some_and(|n| n > 1) {
+        return Err(ApiError::invalid("'prediction' is not supported with 'n' above 1.", Some("prediction")));
+    }
+    Ok(usize::try_from(prediction.content.text).expect("fewer tokens than bytes in a request"))
+}
+
+fn speaks(modalities: Option<&[Cow<'_, str>]>, voice: bool) -> Result<bool, ApiError> {
+    let modalities = modalities.unwrap_or_default();
+    if let Some(other) = modalities.iter().find(|modality| !["text", "audio"].contains(&&***modality)) {
+        return Err(unsupported("modalities", other));
+    }
+    let speaks = modalities.iter().any(|modality| modality == "audio");
+    if speaks && !voice {
+        return Err(ApiError::missing("audio"));
+    }
+    Ok(speaks)
 }
 
 fn top_logprobs(logprobs: Option<bool>, top: Option<i64>) -> Result<Option<usize>, ApiError> {
@@ -573,12 +718,10 @@ fn unsupported(param: &'static str, value: &str) -> ApiError {
         .with_code("invalid_value")
 }
 
-fn prompt_tokens(messages: &[Message<'_>], tools: Option<&RawValue>, format: Option<&RawValue>) -> u64 {
-    let of_messages: u64 = messages.iter().map(Message::tokens).sum();
-    of_messages
-        + TOKENS_PER_REQUEST
-        + raw_tokens(tools)
-        + raw_tokens(format.filter(|raw| raw.get().contains("json_schema")))
+fn prompt(messages: &[Message<'_>], tools: Option<&RawValue>, format: Option<&RawValue>) -> Counted {
+    let beside =
+        TOKENS_PER_REQUEST + raw_tokens(tools) + raw_tokens(format.filter(|raw| raw.get().contains("json_schema")));
+    messages.iter().map(Message::tokens).fold(Counted::text(beside), Counted::and)
 }
 
 fn raw_tokens(raw: Option<&RawValue>) -> u64 {
@@ -606,6 +749,9 @@ struct Raw<'a> {
     temperature: Option<f64>,
     top_p: Option<f64>,
     reasoning_effort: Option<Cow<'a, str>>,
+    prediction: Option<Prediction>,
+    modalities: Option<Vec<Cow<'a, str>>>,
+    audio: Option<IgnoredAny>,
     x_echo: Option<&'a RawValue>,
 }
 
@@ -628,6 +774,9 @@ enum Field {
     Temperature,
     TopP,
     ReasoningEffort,
+    Prediction,
+    Modalities,
+    Audio,
     XEcho,
     #[serde(other)]
     Unknown,
@@ -636,6 +785,11 @@ enum Field {
 #[derive(Clone, Copy, Deserialize)]
 struct StreamOptions {
     include_usage: Option<bool>,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+struct Prediction {
+    content: Counted,
 }
 
 #[derive(Deserialize)]
@@ -658,6 +812,16 @@ struct Part<'a> {
     refusal: Option<Counted>,
     #[serde(borrow)]
     image_url: Option<Image<'a>>,
+    #[serde(borrow)]
+    input_audio: Option<Sound<'a>>,
+}
+
+#[derive(Deserialize)]
+struct Sound<'a> {
+    #[serde(borrow)]
+    data: Cow<'a, str>,
+    #[serde(borrow)]
+    format: Cow<'a, str>,
 }
 
 #[derive(Deserialize)]
@@ -671,7 +835,9 @@ struct Image<'a> {
 /// Text, or a list of parts, of which only the number of tokens is kept: it is counted where it lies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Counted {
-    tokens: u64,
+    /// Tokens of all that is no sound.
+    text: u64,
+    audio: u64,
 }
 
 // === impl Raw ===
@@ -711,6 +877,9 @@ impl<'de> Visitor<'de> for RawVisitor {
                 Field::Temperature => raw.temperature = map.next_value()?,
                 Field::TopP => raw.top_p = map.next_value()?,
                 Field::ReasoningEffort => raw.reasoning_effort = map.next_value()?,
+                Field::Prediction => raw.prediction = map.next_value()?,
+                Field::Modalities => raw.modalities = map.next_value()?,
+                Field::Audio => raw.audio = map.next_value()?,
                 // A null is echoed too.
                 Field::XEcho => raw.x_echo = Some(map.next_value()?),
                 Field::Unknown => {
@@ -743,33 +912,76 @@ impl Message<'_> {
         }
     }
 
-    fn tokens(&self) -> u64 {
+    fn tokens(&self) -> Counted {
         let texts = [self.content, self.refusal, self.name, self.tool_call_id];
-        let of_texts: u64 = texts.iter().flatten().map(|counted| counted.tokens).sum();
-        TOKENS_PER_MESSAGE + of_texts + raw_tokens(self.tool_calls)
+        let beside = TOKENS_PER_MESSAGE + raw_tokens(self.tool_calls);
+        texts.into_iter().flatten().fold(Counted::text(beside), Counted::and)
     }
 }
 
 // === impl Part ===
 
 impl Part<'_> {
-    fn tokens<E: de::Error>(&self) -> Result<u64, E> {
+    fn tokens<E: de::Error>(&self) -> Result<Counted, E> {
         match &*self.kind {
-            "text" => self.text.map(|text| text.tokens).ok_or_else(|| E::missing_field("text")),
-            "refusal" => self.refusal.map(|text| text.tokens).ok_or_else(|| E::missing_field("refusal")),
+            "text" => self.text.ok_or_else(|| E::missing_field("text")),
+            "refusal" => self.refusal.ok_or_else(|| E::missing_field("refusal")),
             "image_url" => match &self.image_url {
                 None => Err(E::missing_field("image_url")),
-                Some(image) if image.detail.as_deref() == Some("low") => Ok(IMAGE_TOKENS_LOW),
-                Some(_) => Ok(IMAGE_TOKENS),
+                Some(image) if image.detail.as_deref() == Some("low") => Ok(Counted::text(IMAGE_TOKENS_LOW)),
+                Some(_) => Ok(Counted::text(IMAGE_TOKENS)),
             },
+            "input_audio" => {
+                let sound = self.input_audio.as_ref().ok_or_else(|| E::missing_field("input_audio"))?;
+                Ok(Counted { text: 0, audio: sound.tokens().map_err(E::custom)? })
+            }
             other => Err(E::custom(format_args!(
-                "content part '{other}' is none the simulator can count (text, image_url, refusal)"
+                "content part '{other}' is none the simulator can count (text, image_url, input_audio, refusal)"
             ))),
         }
     }
 }
 
+// === impl Sound ===
+
+impl Sound<'_> {
+    /// By its length: a WAV says how many bytes a second has.
+    fn tokens(&self) -> Result<u64, &'static str> {
+        let data = self.data.trim_end_matches('=');
+        let bytes = data.len() as u64 * 3 / 4;
+        let (bytes, rate) = match &*self.format {
+            "mp3" => (bytes, MP3_BYTES_PER_SECOND),
+            "wav" => (bytes.saturating_sub(WAV_HEADER_BYTES as u64), wav_bytes_per_second(data)?),
+            _ => return Err("input_audio.format is neither wav nor mp3"),
+        };
+        Ok((bytes * AUDIO_TOKENS_PER_SECOND).div_ceil(rate))
+    }
+}
+
+fn wav_bytes_per_second(data: &str) -> Result<u64, &'static str> {
+    const BYTE_RATE: Range<usize> = 28..32;
+    let beginning = data.as_bytes().get(..WAV_HEADER_BYTES).unwrap_or_default();
+    let header = STANDARD.decode(beginning).map_err(|_| "input_audio.data is no base64")?;
+    match header.get(BYTE_RATE) {
+        Some(rate) if header.starts_with(b"RIFF") => {
+            let rate = rate.iter().rev().fold(0, |rate, byte| rate << 8 | u64::from(*byte));
+            if rate < WAV_BYTES_PER_SECOND_MIN { Err("input_audio.data says no speed") } else { Ok(rate) }
+        }
+        _ => Err("input_audio.data is no WAV"),
+    }
+}
+
 // === impl Counted ===
+
+impl Counted {
+    fn text(tokens: u64) -> Self {
+        Self { text: tokens, audio: 0 }
+    }
+
+    fn and(self, other: Self) -> Self {
+        Self { text: self.text + other.text, audio: self.audio + other.audio }
+    }
+}
 
 impl<'de> Deserialize<'de> for Counted {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -787,15 +999,15 @@ impl<'de> Visitor<'de> for CountedVisitor {
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<Counted, E> {
-        Ok(Counted { tokens: tokens::count(text) })
+        Ok(Counted::text(tokens::count(text)))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut parts: A) -> Result<Counted, A::Error> {
-        let mut tokens = 0;
+        let mut counted = Counted::default();
         while let Some(part) = parts.next_element::<Part<'de>>()? {
-            tokens += part.tokens::<A::Error>()?;
+            counted = counted.and(part.tokens::<A::Error>()?);
         }
-        Ok(Counted { tokens })
+        Ok(counted)
     }
 }
 
@@ -806,7 +1018,7 @@ mod tests {
     use serde_json::json;
 
     fn tokens_of(body: Value) -> u64 {
-        Ask::read(body.to_string().as_bytes()).expect("a good request").prompt_tokens
+        Ask::read(body.to_string().as_bytes()).expect("a good request").prompt.text
     }
 
     fn refused(body: &str) -> ApiError {
@@ -908,8 +1120,7 @@ mod tests {
 
     #[test]
     fn choices_take_turns_until_each_is_done() {
-        let choice =
-            |text: &str| Choice { reasoning: 1, head: 0, text: Text::own(text.to_owned()), tool: None, finish: "stop" };
+        let choice = |text: &str| Choice { reasoning: 1, ..Choice::of(Text::own(text.to_owned())) };
         let choices = [choice("a b"), choice("a")];
         let mut turns = Turns::new(2);
         let taken: Vec<_> = std::iter::from_fn(|| turns.take(&choices)).map(|turn| (turn.choice, turn.at)).collect();
@@ -933,7 +1144,7 @@ mod tests {
             }
             let text = body.to_string();
             let ask = Ask::read(text.as_bytes()).expect("a good request");
-            prop_assert!(ask.prompt_tokens < text.len() as u64);
+            prop_assert!(ask.prompt.text < text.len() as u64);
         }
 
         #[test]
@@ -944,6 +1155,8 @@ mod tests {
             effort in prop::sample::select(vec!["none", "low", "high"]),
             form in 0..4,
             stop in prop::option::of("[a-z]{1,3}"),
+            reasoning_per_mille in prop::option::of(0..=1_000_u64),
+            speaks in any::<bool>(),
         ) {
             let mut body = json!({
                 "model": "m",
@@ -952,6 +1165,8 @@ mod tests {
                 "n": n,
                 "reasoning_effort": effort,
                 "stop": stop,
+                "audio": {},
+                "modalities": if speaks { vec!["text", "audio"] } else { vec!["text"] },
             });
             let schema = json!({"type": "object", "properties": {"a": {"type": "string", "minLength": 100}}, "required": ["a"]});
             match form {
@@ -963,7 +1178,9 @@ mod tests {
             let text = body.to_string();
             let ask = Ask::read(text.as_bytes()).expect("a good request");
             let river = River::new(1);
-            let choices = ask.draw(&Scenario::default(), &river, &Dice::new(seed));
+            let scenario = Scenario::default();
+            let terms = Terms { scenario: &scenario, reasoning_per_mille, past_limit: None };
+            let choices = ask.draw(terms, &river, &Dice::new(seed));
             prop_assert_eq!(choices.len(), n);
             for choice in &choices {
                 prop_assert!((1..=limit).contains(&choice.tokens()));

@@ -68,8 +68,9 @@ struct Passage {
 
 pub async fn answer(sim: &Arc<Sim>, call: &Call, body: &[u8]) -> Result<Response<Body>, Stop> {
     let ask = Ask::read(body)?;
-    let mut work = Work::begin(sim, call, Kind::Embeddings, &ask.model, Answer::Json, body)?;
-    work.read_prompt(sim, ask.inputs.iter().map(|input| input.tokens).sum())?;
+    let answer = Answer { usage: true, ..Answer::default() };
+    let mut work = Work::begin(sim, call, Kind::Embeddings, &ask.model, answer, body)?;
+    work.read_prompt(sim, ask.inputs.iter().map(|input| input.tokens).sum(), 0)?;
     // Nothing of an embedding's input is ever cached.
     work.ticket.work.tokens.cached = 0;
     if work.fault == Some(Fault::NoAnswer) {

@@ -40,22 +40,33 @@ pub enum Fault {
     AbsurdUsage,
     /// The usage chunk of a stream comes twice.
     DoubleUsage,
+    /// The answer goes on past the limit it was given, `tokens_past_limit` more; they are billed and in the usage.
+    IgnoresLimit,
+    /// The usage chunk of a stream, and `[DONE]`, come `late_usage_ms` after the last of the content.
+    LateUsage,
+    /// Every chunk of a stream tells the usage so far, asked for or not; the last of the content tells all of it, and no
+    /// chunk is the usage's own.
+    UsageInEveryChunk,
+    /// Some of a stream, then an event that is an error, and a clean end without `[DONE]`; what was made is billed.
+    ErrorAfterTokens,
+    /// The bill has `tokens_overbilled` more than the usage that was told.
+    Overbills,
 }
 
 /// What kind of answer a fault would strike.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
-    Json,
-    /// A stream; its usage chunk exists only if it was asked for.
-    Stream {
-        usage: bool,
-    },
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Answer {
+    pub stream: bool,
+    /// It tells its usage. A stream's usage chunk exists only if it was asked for.
+    pub usage: bool,
+    /// It was given a limit to its tokens.
+    pub limited: bool,
 }
 
 // === impl Fault ===
 
 impl Fault {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 19] = [
         Self::RateLimit,
         Self::Error500,
         Self::Error503,
@@ -70,6 +81,11 @@ impl Fault {
         Self::WrongUsage,
         Self::AbsurdUsage,
         Self::DoubleUsage,
+        Self::IgnoresLimit,
+        Self::LateUsage,
+        Self::UsageInEveryChunk,
+        Self::ErrorAfterTokens,
+        Self::Overbills,
     ];
 
     pub fn name(self) -> &'static str {
@@ -88,6 +104,11 @@ impl Fault {
             Self::WrongUsage => "wrong-usage",
             Self::AbsurdUsage => "absurd-usage",
             Self::DoubleUsage => "double-usage",
+            Self::IgnoresLimit => "ignores-limit",
+            Self::LateUsage => "late-usage",
+            Self::UsageInEveryChunk => "usage-in-every-chunk",
+            Self::ErrorAfterTokens => "error-after-tokens",
+            Self::Overbills => "overbills",
         }
     }
 
@@ -98,11 +119,10 @@ impl Fault {
     /// Whether the fault can be seen in such an answer; one that cannot is not noted in the truth either.
     pub fn strikes(self, answer: Answer) -> bool {
         match self {
-            Self::MissingDone => matches!(answer, Answer::Stream { .. }),
-            Self::DoubleUsage => matches!(answer, Answer::Stream { usage: true }),
-            Self::NoUsage | Self::WrongUsage | Self::AbsurdUsage => {
-                matches!(answer, Answer::Json | Answer::Stream { usage: true })
-            }
+            Self::MissingDone | Self::UsageInEveryChunk | Self::ErrorAfterTokens => answer.stream,
+            Self::DoubleUsage | Self::LateUsage => answer.stream && answer.usage,
+            Self::NoUsage | Self::WrongUsage | Self::AbsurdUsage | Self::Overbills => answer.usage,
+            Self::IgnoresLimit => answer.limited,
             _ => true,
         }
     }
@@ -171,11 +191,23 @@ mod tests {
     }
 
     #[test]
-    fn faults_of_a_stream_do_not_strike_a_json_answer() {
-        assert!(!Fault::MissingDone.strikes(Answer::Json));
-        assert!(!Fault::DoubleUsage.strikes(Answer::Stream { usage: false }));
-        assert!(Fault::WrongUsage.strikes(Answer::Json));
-        assert!(!Fault::WrongUsage.strikes(Answer::Stream { usage: false }));
-        assert!(Fault::Cut.strikes(Answer::Json));
+    fn a_fault_that_cannot_be_seen_does_not_strike() {
+        let json = Answer { stream: false, usage: true, limited: false };
+        let quiet = Answer { stream: true, usage: false, limited: true };
+        let of_a_stream = [
+            Fault::MissingDone,
+            Fault::DoubleUsage,
+            Fault::LateUsage,
+            Fault::UsageInEveryChunk,
+            Fault::ErrorAfterTokens,
+        ];
+        assert!(of_a_stream.iter().all(|fault| !fault.strikes(json)));
+        assert!(of_a_stream.iter().all(|fault| fault.strikes(Answer { usage: true, ..quiet })));
+        assert!(!Fault::DoubleUsage.strikes(quiet) && !Fault::LateUsage.strikes(quiet));
+        assert!(Fault::UsageInEveryChunk.strikes(quiet));
+        assert!(Fault::WrongUsage.strikes(json) && Fault::Overbills.strikes(json));
+        assert!(!Fault::WrongUsage.strikes(quiet) && !Fault::Overbills.strikes(quiet));
+        assert!(Fault::IgnoresLimit.strikes(quiet) && !Fault::IgnoresLimit.strikes(json));
+        assert!(Fault::Cut.strikes(json));
     }
 }

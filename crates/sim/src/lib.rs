@@ -9,6 +9,7 @@ mod chat;
 mod dice;
 mod embeddings;
 mod error;
+mod export;
 mod faults;
 mod money;
 mod render;
@@ -33,11 +34,12 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 
 pub use crate::faults::Fault;
-pub use crate::money::Tokens;
+pub use crate::money::{PriceSaid, Tokens};
 pub use crate::scenario::Scenario;
 pub use crate::timing::Speed;
 pub use crate::truth::{Account, Attempt, Kind, TokenTotals, Totals, Truth};
 
+use crate::money::Prices;
 use crate::server::Sim;
 use crate::text::River;
 
@@ -52,7 +54,7 @@ pub struct Options {
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
 
-    /// Scenario in JSON: probabilities of faults, lengths of answers, share of cached tokens
+    /// Scenario in JSON: probabilities of faults, lengths of answers, share of cached tokens, prices
     #[arg(long, value_name = "FILE")]
     pub scenario: Option<PathBuf>,
 
@@ -71,6 +73,10 @@ pub struct Options {
     /// Refuse requests without `Authorization: Bearer KEY` (otherwise any key, or none, will do)
     #[arg(long, value_name = "KEY")]
     pub require_key: Option<String>,
+
+    /// All prices times this many hundredths: 50 makes a provider at half the price, for several side by side
+    #[arg(long, default_value_t = 100, value_name = "N")]
+    pub price_percent: u32,
 
     /// Threads that work; 0 means one for each core
     #[arg(long, default_value_t = 1, value_name = "N")]
@@ -99,6 +105,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let running = spawn(options)?;
     println!("tollgate simulator (not a real provider) at http://{}/v1, seed {seed}", running.addr);
     println!("its own count of what was used: http://{}/sim/truth", running.addr);
+    println!("what it would bill, line by line: http://{}/sim/usage.jsonl", running.addr);
     std::future::pending::<()>().await;
     drop(running);
     Ok(())
@@ -160,6 +167,7 @@ impl Options {
             truth: None,
             truth_max: 2_000_000,
             require_key: None,
+            price_percent: 100,
             workers: 1,
             script: None,
         }
@@ -167,14 +175,15 @@ impl Options {
 
     fn open(&self) -> anyhow::Result<Sim> {
         let scenario = self.read_scenario()?;
+        let prices = Prices::new(&scenario.prices, self.price_percent)?;
         Ok(Sim {
             seed: self.seed,
             speed: self.speed,
             faults: scenario.faults.iter().map(|(fault, probability)| (*fault, *probability)).collect(),
-            cached_per_mille: scenario.cached_per_mille(),
+            cached_per_mille: scenario::per_mille(scenario.cached_share)?,
             scenario,
             river: River::new(self.seed),
-            truth: Arc::new(Truth::open(self.truth_max, self.truth.as_deref())?),
+            truth: Arc::new(Truth::open(self.truth_max, self.truth.as_deref(), prices)?),
             authorization: self.require_key.as_ref().map(|key| format!("Bearer {key}")),
             ids_made: AtomicU64::new(0),
         })

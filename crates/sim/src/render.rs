@@ -2,6 +2,7 @@
 
 use crate::dice::Dice;
 use crate::money::Tokens;
+use crate::timing;
 
 /// What every answer carries beside OpenAI's own fields.
 pub const FINGERPRINT: &str = "tollgate-simulator";
@@ -9,6 +10,8 @@ pub const UNKNOWN_FIELD: &str = r#""x_sim":{"simulated":true}"#;
 
 const HEX: &[u8; 16] = b"0123456789abcdef";
 const DICE_ID: u64 = 0x49_44;
+/// How long an answer's sound could be asked for.
+const SOUND_SECONDS_MAX: u64 = 3_600;
 /// What a token's probability looks like when someone asks.
 const LOGPROB_MILLI_MAX: u64 = 3_000;
 
@@ -71,9 +74,25 @@ pub fn chat_usage(out: &mut Vec<u8>, tokens: Tokens) {
     number(out, tokens.prompt + tokens.completion);
     text(out, r#","prompt_tokens_details":{"cached_tokens":"#);
     number(out, tokens.cached);
-    text(out, r#","audio_tokens":0},"completion_tokens_details":{"reasoning_tokens":"#);
+    text(out, r#","audio_tokens":"#);
+    number(out, tokens.prompt_audio);
+    text(out, r#"},"completion_tokens_details":{"reasoning_tokens":"#);
     number(out, tokens.reasoning);
-    text(out, r#","audio_tokens":0,"accepted_prediction_tokens":0,"rejected_prediction_tokens":0}}"#);
+    text(out, r#","audio_tokens":"#);
+    number(out, tokens.completion_audio);
+    text(out, r#","accepted_prediction_tokens":"#);
+    number(out, tokens.accepted_prediction);
+    text(out, r#","rejected_prediction_tokens":"#);
+    number(out, tokens.rejected_prediction);
+    text(out, "}}");
+}
+
+/// What stands beside a transcript: the sound's name, a little silence, and until when it may be asked for.
+pub fn sound(out: &mut Vec<u8>, dice: &Dice) {
+    text(out, r#""id":"audio_sim"#);
+    id(out, dice);
+    text(out, r#"","data":"AAAA","expires_at":"#);
+    number(out, timing::unix_seconds() + SOUND_SECONDS_MAX);
 }
 
 /// One token's entry under `logprobs.content`, with `top` alternatives. The probabilities come from `chance`.

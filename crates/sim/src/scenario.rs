@@ -7,6 +7,7 @@ use anyhow::{Context, ensure};
 use serde::Deserialize;
 
 use crate::faults::Fault;
+use crate::money::{PriceSaid, Prices};
 
 /// A scenario as its file says it. Every field has a default; an empty object is the calm one.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -24,10 +25,24 @@ pub struct Scenario {
     pub slow_first_token_ms: u64,
     /// How long a silent request (`stall`, `no-answer`) is kept before the simulator hangs up, in milliseconds.
     pub silence_ms_max: u64,
-    /// How many tokens of the answer come before `stall`, `cut` and `malformed-chunk` strike (or half of a short answer).
+    /// How many tokens of the answer come before `stall`, `cut`, `malformed-chunk` and `error-after-tokens` strike (or half
+    /// of a short answer).
     pub tokens_before_fault: u32,
+    /// How many tokens `ignores-limit` makes past the limit.
+    pub tokens_past_limit: u32,
+    /// What `late-usage` waits, in milliseconds, at any speed.
+    pub late_usage_ms: u64,
+    /// How many tokens `overbills` bills and does not tell: of the answer, or of an embedding's input.
+    pub tokens_overbilled: u32,
     /// Whether a `reset` request is billed for its prompt. If not, the provider had not begun to work.
     pub reset_bills_prompt: bool,
+    /// Share of an answer's tokens that models that reason spend on it, from 0 to 1 (1: until there are none left). Not said,
+    /// `reasoning_effort` decides how many they are. A request's `x-sim-reasoning-share` goes before it, for any model.
+    pub reasoning_share: Option<f64>,
+    /// Share of a prediction's tokens that turns out right, from 0 to 1.
+    pub prediction_accepted_share: f64,
+    /// Prices by model, instead of the simulator's own or besides: US dollars per million tokens, as decimal text.
+    pub prices: BTreeMap<String, PriceSaid>,
 }
 
 impl Default for Scenario {
@@ -40,7 +55,13 @@ impl Default for Scenario {
             slow_first_token_ms: 5_000,
             silence_ms_max: 600_000,
             tokens_before_fault: 3,
+            tokens_past_limit: 20,
+            late_usage_ms: 5_000,
+            tokens_overbilled: 7,
             reset_bills_prompt: false,
+            reasoning_share: None,
+            prediction_accepted_share: 0.5,
+            prices: BTreeMap::new(),
         }
     }
 }
@@ -56,12 +77,6 @@ impl Scenario {
         Ok(scenario)
     }
 
-    /// The cached share in thousandths: what is counted is counted in whole numbers.
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 1000, by `check`")]
-    pub fn cached_per_mille(&self) -> u64 {
-        (self.cached_share * 1_000.0).round() as u64
-    }
-
     /// # Errors
     /// A value is impossible.
     pub fn check(&self) -> anyhow::Result<()> {
@@ -70,7 +85,15 @@ impl Scenario {
         }
         let sum: f64 = self.faults.values().sum();
         ensure!(sum <= 1.0 + 1e-9, "the faults' probabilities add up to {sum}, which is more than 1");
-        ensure!((0.0..=1.0).contains(&self.cached_share), "cached_share is {}, not 0 to 1", self.cached_share);
+        per_mille(self.cached_share).context("cached_share")?;
+        per_mille(self.prediction_accepted_share).context("prediction_accepted_share")?;
+        self.reasoning_share.map(per_mille).transpose().context("reasoning_share")?;
+        for (name, tokens) in
+            [("tokens_past_limit", self.tokens_past_limit), ("tokens_overbilled", self.tokens_overbilled)]
+        {
+            ensure!(tokens <= 100_000, "{name} is {tokens}, not 0 to 100000");
+        }
+        Prices::new(&self.prices, 100)?;
         ensure!(
             (1.0..=100_000.0).contains(&self.output_tokens_median),
             "output_tokens_median is {}, not 1 to 100000",
@@ -83,6 +106,13 @@ impl Scenario {
         );
         Ok(())
     }
+}
+
+/// A share in thousandths: what is counted is counted in whole numbers.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 1000, by the line before")]
+pub fn per_mille(share: f64) -> anyhow::Result<u64> {
+    ensure!((0.0..=1.0).contains(&share), "{share} is not 0 to 1");
+    Ok((share * 1_000.0).round() as u64)
 }
 
 #[cfg(test)]
@@ -111,6 +141,12 @@ mod tests {
             r#"{"cached_share":2}"#,
             r#"{"output_tokens_median":0}"#,
             r#"{"output_tokens_sigma":-1}"#,
+            r#"{"reasoning_share":1.1}"#,
+            r#"{"prediction_accepted_share":-0.1}"#,
+            r#"{"tokens_overbilled":1000000}"#,
+            r#"{"prices":{"gpt-4o":{"input":"cheap","output":"1"}}}"#,
+            r#"{"prices":{"gpt-4o":{"input":"1","output":"1","audio_input":"1"}}}"#,
+            r#"{"prices":{"gpt-4o":{"input":1,"output":2}}}"#,
             "[]",
             "",
         ] {

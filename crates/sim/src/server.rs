@@ -24,7 +24,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 
-use crate::body::Body;
+use crate::body::{Body, Lines};
 use crate::error::ApiError;
 use crate::faults::{self, Fault};
 use crate::scenario::Scenario;
@@ -32,11 +32,18 @@ use crate::text::River;
 use crate::timing::Speed;
 use crate::truth::Truth;
 use crate::work::Stop;
-use crate::{chat, embeddings, money, render};
+use crate::{chat, dice, embeddings, export, render, scenario, timing};
 
 const BODY_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Connections the kernel keeps for us while we are busy.
 const BACKLOG: u32 = 4_096;
+/// Requests at a time on one HTTP/2 connection.
+const STREAMS_MAX: u32 = 20_000;
+/// What a client may send ahead: on one stream, and on all of a connection.
+const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
+/// What one answer may have written ahead of its client.
+const STREAM_SEND_BYTES_MAX: usize = 64 * 1024;
 /// A request id that is longer is replaced by one of ours.
 const REQUEST_ID_BYTES_MAX: usize = 128;
 /// Out of file descriptors, there is nothing to accept for a moment.
@@ -47,6 +54,8 @@ const MODELS_CREATED: u64 = 1_767_225_600;
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_SIMULATOR: HeaderName = HeaderName::from_static("x-tollgate-simulator");
 const X_SIM_FAULT: HeaderName = HeaderName::from_static("x-sim-fault");
+const X_SIM_REASONING_SHARE: HeaderName = HeaderName::from_static("x-sim-reasoning-share");
+const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
 const OPENAI_VERSION: HeaderName = HeaderName::from_static("openai-version");
 
@@ -71,6 +80,10 @@ pub struct Call {
     pub request_id: Box<str>,
     pub request_id_was_given: bool,
     pub fault: Option<Fault>,
+    /// Thousandths of the answer that are to be reasoning.
+    pub reasoning_per_mille: Option<u64>,
+    /// Stands for the key that was shown.
+    pub key: u32,
 }
 
 /// A connection that can be told to end with a reset.
@@ -117,9 +130,24 @@ async fn connection(sim: Arc<Sim>, stream: TcpStream) {
     let reset = Arc::new(AtomicBool::new(false));
     let wire = TokioIo::new(Wire { stream, reset: Arc::clone(&reset) });
     let service = service_fn(move |request| respond(Arc::clone(&sim), Arc::clone(&reset), request));
-    if let Err(error) = auto::Builder::new(TokioExecutor::new()).serve_connection(wire, service).await {
+    if let Err(error) = protocols().serve_connection(wire, service).await {
         tracing::debug!(%error, "a connection ended early");
     }
+}
+
+/// Thousands of requests at a time on one HTTP/2 connection, so that a storm keeps within its open files.
+fn protocols() -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http2()
+        .max_concurrent_streams(STREAMS_MAX)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_send_buf_size(STREAM_SEND_BYTES_MAX)
+        // Many clients that leave at once, behind one gateway, are no attack.
+        .max_pending_accept_reset_streams(STREAMS_MAX as usize)
+        .max_local_error_reset_streams(STREAMS_MAX as usize);
+    builder
 }
 
 async fn respond(sim: Arc<Sim>, reset: Arc<AtomicBool>, request: Request<Incoming>) -> io::Result<Response<Body>> {
@@ -166,7 +194,7 @@ async fn answer(
         }
         (&Method::GET, "/v1/models") => {
             sim.check_key(&parts.headers)?;
-            Ok(json_response(&models()))
+            Ok(json_response(&models(sim)))
         }
         (&Method::GET, _) if path.starts_with("/v1/models/") => {
             sim.check_key(&parts.headers)?;
@@ -174,8 +202,17 @@ async fn answer(
         }
         (&Method::GET, "/healthz") => Ok(json_response(&json!({"status": "ok", "simulator": true}))),
         (&Method::GET, "/sim/truth") => Ok(Response::new(Body::whole(to_json(&sim.truth.totals())))),
-        (&Method::GET, "/sim/truth.jsonl") => Ok(dump(&sim.truth)),
+        (&Method::GET, "/sim/truth.jsonl") => Ok(dump(&sim.truth, Lines::Accounts)),
+        (&Method::GET, "/sim/usage.jsonl") => Ok(dump(&sim.truth, Lines::Bill(export::span(parts.uri.query())?))),
         (&Method::GET, _) if path.starts_with("/sim/truth/") => one_truth(sim, &path["/sim/truth/".len()..]),
+        (&Method::GET, _) if path.starts_with("/v1/organization/") => {
+            sim.check_key(&parts.headers)?;
+            bill(sim, path, parts.uri.query())
+        }
+        (&Method::GET, _) if path.starts_with("/v1/organizations/") => {
+            sim.check_admin_key(&parts.headers)?;
+            bill(sim, path, parts.uri.query())
+        }
         (method, "/v1/chat/completions" | "/v1/embeddings" | "/v1/models") => {
             Err(ApiError::wrong_method(method, path).into())
         }
@@ -192,6 +229,19 @@ async fn whole(body: Incoming) -> Result<Bytes, Stop> {
     }
 }
 
+/// The bill in its formats.
+fn bill(sim: &Sim, path: &str, query: Option<&str>) -> Result<Response<Body>, Stop> {
+    let tell = match path {
+        "/v1/organization/usage/completions" => export::openai::completions,
+        "/v1/organization/usage/embeddings" => export::openai::embeddings,
+        "/v1/organization/costs" => export::openai::costs,
+        "/v1/organizations/usage_report/messages" => export::anthropic::messages,
+        "/v1/organizations/cost_report" => export::anthropic::cost_report,
+        _ => return Err(ApiError::unknown_url(&Method::GET, path).into()),
+    };
+    Ok(Response::new(Body::whole(tell(&sim.truth, query, timing::unix_seconds())?)))
+}
+
 fn one_truth(sim: &Sim, request_id: &str) -> Result<Response<Body>, Stop> {
     match sim.truth.get(request_id) {
         Some(account) => Ok(Response::new(Body::whole(to_json(&account)))),
@@ -201,14 +251,14 @@ fn one_truth(sim: &Sim, request_id: &str) -> Result<Response<Body>, Stop> {
     }
 }
 
-fn dump(truth: &Arc<Truth>) -> Response<Body> {
-    let mut response = Response::new(Body::dump(Arc::clone(truth)));
+fn dump(truth: &Arc<Truth>, lines: Lines) -> Response<Body> {
+    let mut response = Response::new(Body::dump(Arc::clone(truth), lines));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
     response
 }
 
-fn models() -> serde_json::Value {
-    json!({"object": "list", "data": money::listed().map(model).collect::<Vec<_>>(), "x_sim": {"simulated": true}})
+fn models(sim: &Sim) -> serde_json::Value {
+    json!({"object": "list", "data": sim.truth.prices().listed().map(model).collect::<Vec<_>>(), "x_sim": {"simulated": true}})
 }
 
 fn model(id: &str) -> serde_json::Value {
@@ -255,6 +305,16 @@ impl Sim {
         }
     }
 
+    /// Anthropic's way to show a key, or the other one.
+    fn check_admin_key(&self, headers: &HeaderMap) -> Result<(), ApiError> {
+        let wanted = self.authorization.as_deref().and_then(|wanted| wanted.strip_prefix("Bearer "));
+        match (wanted, headers.get(X_API_KEY)) {
+            (Some(wanted), Some(given)) if given.as_bytes() == wanted.as_bytes() => Ok(()),
+            (Some(_), Some(_)) => Err(ApiError::wrong_key()),
+            _ => self.check_key(headers),
+        }
+    }
+
     fn make_id(&self) -> HeaderValue {
         let number = self.ids_made.fetch_add(1, Ordering::Relaxed);
         HeaderValue::from_str(&format!("req_sim{number:025}")).expect("letters and digits may stand in a header")
@@ -271,8 +331,23 @@ impl Call {
             Some(name) => Some(faults::asked_for(&String::from_utf8_lossy(name.as_bytes()))?),
         };
         let request_id = request_id.to_str().expect("a request id is printable ASCII, or it is one of ours").into();
-        Ok(Self { request_id, request_id_was_given: given, fault })
+        let reasoning_per_mille = headers.get(X_SIM_REASONING_SHARE).map(share).transpose()?;
+        let key = headers.get(AUTHORIZATION).map_or(0, |shown| key_number(shown.as_bytes()));
+        Ok(Self { request_id, request_id_was_given: given, fault, reasoning_per_mille, key })
     }
+}
+
+fn share(header: &HeaderValue) -> Result<u64, ApiError> {
+    let share = header.to_str().ok().and_then(|text| text.parse().ok());
+    share.and_then(|share| scenario::per_mille(share).ok()).ok_or_else(|| {
+        let message = "The simulator takes an x-sim-reasoning-share from 0 to 1.";
+        ApiError::invalid(message, Some("x-sim-reasoning-share"))
+    })
+}
+
+/// A number that stands for a key on the bill.
+fn key_number(shown: &[u8]) -> u32 {
+    u32::try_from(dice::hash(0, shown) >> 32).expect("the upper half of 64 bits")
 }
 
 // === impl Wire ===

@@ -4,18 +4,19 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use http::{HeaderValue, Response};
+use http::{HeaderValue, Response, StatusCode};
 use hyper::body::Frame;
 use tokio::time::Sleep;
 
 use crate::body::{BadEnd, Body};
 use crate::chat::{Ask, Choice, Turn, Turns};
 use crate::dice::Dice;
+use crate::error::ApiError;
 use crate::faults::Fault;
 use crate::render;
 use crate::server::Sim;
@@ -24,6 +25,8 @@ use crate::work::{DICE_GAPS, DICE_LOGPROBS, Work};
 
 /// Events that are due together go out together, up to about this size.
 const FRAME_BYTES: usize = 4_096;
+/// What `error-after-tokens` says.
+const BROKE_OFF: &str = "The server had an error while processing your request. Sorry about that! (simulated)";
 const DONE: &str = "data: [DONE]\n\n";
 
 /// A stream in the making. It makes a token when hyper asks for more and the token's time has come.
@@ -47,6 +50,8 @@ pub struct Sse {
     sent: usize,
     strike_at: usize,
     struck: bool,
+    /// The usage has been waited for (`late-usage`).
+    waited: bool,
     out: Vec<u8>,
     state: State,
 }
@@ -62,6 +67,8 @@ struct Pace {
 #[derive(Debug)]
 enum State {
     Talking,
+    /// All but the usage has been said, and the usage is late.
+    Waiting(Pin<Box<Sleep>>),
     /// A fault ends it: what is written goes out first.
     Ending(BadEnd),
     Over,
@@ -90,6 +97,7 @@ impl Sse {
             sent: 0,
             strike_at: (visible / 2).min(sim.scenario.tokens_before_fault as usize),
             struck: false,
+            waited: false,
             turns: Turns::new(choices.len()),
             opened: vec![false; choices.len()],
             out: Vec::with_capacity(1_024),
@@ -105,23 +113,30 @@ impl Sse {
     }
 
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        while matches!(self.state, State::Talking) && self.out.len() < FRAME_BYTES {
-            if !self.sim.speed.is_instant() && !self.pace.is_due(cx, &self.sim) {
-                break;
+        loop {
+            while matches!(self.state, State::Talking) && self.out.len() < FRAME_BYTES {
+                if !self.sim.speed.is_instant() && !self.pace.is_due(cx, &self.sim) {
+                    break;
+                }
+                self.talk();
             }
-            self.talk();
-        }
-        if !self.out.is_empty() {
-            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.out).into()))));
-        }
-        match &mut self.state {
-            State::Talking => Poll::Pending,
-            State::Over => Poll::Ready(None),
-            State::Ending(end) => end.poll(cx).map(|error| {
-                self.work.ticket.hung_up();
-                self.state = State::Over;
-                Some(Err(error))
-            }),
+            if !self.out.is_empty() {
+                return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.out).into()))));
+            }
+            match &mut self.state {
+                State::Talking => return Poll::Pending,
+                State::Over => return Poll::Ready(None),
+                State::Waiting(sleep) => {
+                    ready!(sleep.as_mut().poll(cx));
+                    self.state = State::Talking;
+                }
+                State::Ending(end) => {
+                    let error = ready!(end.poll(cx));
+                    self.work.ticket.hung_up();
+                    self.state = State::Over;
+                    return Poll::Ready(Some(Err(error)));
+                }
+            }
         }
     }
 
@@ -142,22 +157,37 @@ impl Sse {
 
     fn make(&mut self, turn: Turn) {
         let choice = &self.choices[turn.choice];
-        let (silent, all) = (choice.silent(), choice.tokens());
+        let (shown, all) = (choice.shown(), choice.tokens());
+        let speaks = choice.audio > 0;
         self.work.make(choice, turn.at..turn.at + 1);
-        if turn.at >= silent {
+        if shown.contains(&turn.at) {
             self.open(turn.choice);
             self.sent += 1;
-            self.content_chunk(turn.choice, turn.at - silent);
+            self.content_chunk(turn.choice, turn.at - shown.start);
         }
         if turn.at + 1 == all {
             self.open(turn.choice);
+            if speaks {
+                self.sound_chunk(turn.choice);
+            }
             self.finish_chunk(turn.choice);
         }
     }
 
     /// The end of the stream. The work is booked before its last bytes go out.
     fn finish(&mut self) {
-        let told = self.work.told_usage().filter(|_| self.include_usage);
+        if self.work.fault == Some(Fault::LateUsage) && !std::mem::replace(&mut self.waited, true) {
+            let late = Duration::from_millis(self.sim.scenario.late_usage_ms);
+            self.state = State::Waiting(Box::pin(tokio::time::sleep(late)));
+            return;
+        }
+        let told = match self.tells_as_it_goes() {
+            true => {
+                self.work.note_usage_sent(&self.sim);
+                None
+            }
+            false => self.work.told_usage().filter(|_| self.include_usage),
+        };
         if let Some(usage) = told {
             let times = if self.work.fault == Some(Fault::DoubleUsage) { 2 } else { 1 };
             for _ in 0..times {
@@ -166,7 +196,7 @@ impl Sse {
                 render::chat_usage(&mut self.out, usage);
                 render::text(&mut self.out, "}\n\n");
             }
-            self.work.note_usage_sent();
+            self.work.note_usage_sent(&self.sim);
         }
         if self.work.fault != Some(Fault::MissingDone) {
             render::text(&mut self.out, DONE);
@@ -179,7 +209,10 @@ impl Sse {
     // --- faults ---
 
     fn strikes_before(&self, next: Option<Turn>) -> bool {
-        let breaks = matches!(self.work.fault, Some(Fault::Cut | Fault::Stall | Fault::MalformedChunk));
+        let breaks = matches!(
+            self.work.fault,
+            Some(Fault::Cut | Fault::Stall | Fault::MalformedChunk | Fault::ErrorAfterTokens)
+        );
         let here = match next {
             None => true,
             Some(turn) => self.sent >= self.strike_at && turn.at >= self.choices[turn.choice].silent(),
@@ -202,6 +235,14 @@ impl Sse {
                 let silence = Duration::from_millis(self.sim.scenario.silence_ms_max);
                 self.state = State::Ending(BadEnd::silence(silence, None));
             }
+            Some(Fault::ErrorAfterTokens) => {
+                let error = ApiError::server(StatusCode::INTERNAL_SERVER_ERROR, BROKE_OFF);
+                render::text(&mut self.out, "data: ");
+                self.out.extend_from_slice(&error.body());
+                render::text(&mut self.out, "\n\n");
+                self.work.ticket.book();
+                self.state = State::Over;
+            }
             _ => {
                 let half = self.head.len() / 2;
                 self.out.extend_from_slice(&self.head[..half]);
@@ -219,6 +260,9 @@ impl Sse {
         }
         self.begin_chunk(index);
         match &self.choices[index].tool {
+            None if self.choices[index].audio > 0 => {
+                render::text(&mut self.out, r#"{"role":"assistant","content":null,"refusal":null}"#);
+            }
             None => render::text(&mut self.out, r#"{"role":"assistant","content":"","refusal":null}"#),
             Some(tool) => {
                 render::text(
@@ -242,6 +286,7 @@ impl Sse {
             return;
         }
         let (before, after) = match choice.tool {
+            None if choice.audio > 0 => (r#"{"audio":{"transcript":""#, r#""}}"#),
             None => (r#"{"content":""#, r#""}"#),
             Some(_) => (r#"{"tool_calls":[{"index":0,"function":{"arguments":""#, r#""}}]}"#),
         };
@@ -258,7 +303,16 @@ impl Sse {
             }
         }
         render::text(&mut self.out, r#","finish_reason":null}"#);
-        render::text(&mut self.out, self.tail);
+        self.end_event();
+    }
+
+    /// All the sound of a choice in one: the simulator has no voice, and what it sends is no length to measure.
+    fn sound_chunk(&mut self, index: usize) {
+        self.begin_chunk(index);
+        render::text(&mut self.out, r#"{"audio":{"#);
+        render::sound(&mut self.out, &self.work.dice);
+        render::text(&mut self.out, "}}");
+        self.end_chunk("null");
     }
 
     fn finish_chunk(&mut self, index: usize) {
@@ -276,7 +330,22 @@ impl Sse {
         render::text(&mut self.out, r#","logprobs":null,"finish_reason":"#);
         render::text(&mut self.out, finish);
         self.out.push(b'}');
-        render::text(&mut self.out, self.tail);
+        self.end_event();
+    }
+
+    fn end_event(&mut self) {
+        match self.work.told_usage().filter(|_| self.tells_as_it_goes()) {
+            None => render::text(&mut self.out, self.tail),
+            Some(so_far) => {
+                render::text(&mut self.out, r#"],"usage":"#);
+                render::chat_usage(&mut self.out, so_far);
+                render::text(&mut self.out, "}\n\n");
+            }
+        }
+    }
+
+    fn tells_as_it_goes(&self) -> bool {
+        self.work.fault == Some(Fault::UsageInEveryChunk)
     }
 }
 

@@ -79,9 +79,15 @@ pub fn now() -> Instant {
 }
 
 /// Seconds since 1970, for the `created` field of an answer.
-#[expect(clippy::disallowed_methods, reason = "the simulator's one look at the wall clock")]
 pub fn unix_seconds() -> u64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    unix_micros() / 1_000_000
+}
+
+/// Microseconds since 1970, for the bill.
+#[expect(clippy::disallowed_methods, reason = "the simulator's one look at the wall clock")]
+pub fn unix_micros() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).expect("584,000 years are long")
 }
 
 #[cfg(test)]

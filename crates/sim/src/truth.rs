@@ -1,10 +1,11 @@
 //! The truth: what the simulated provider really worked on and would bill, by request id. Every money test compares
-//! with it, so it forgets nothing: when it is full (or its file cannot be written) the simulator refuses to work.
+//! with it, so it forgets nothing: when it is full (or its file cannot be written) the simulator refuses to work. So that
+//! millions fit, an attempt is kept packed and unpacked for whoever asks: some 190 bytes a request, its id included.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::Write as _;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,23 +15,59 @@ use serde::{Serialize, Serializer};
 
 use crate::dice;
 use crate::faults::Fault;
-use crate::money::{self, Tokens};
+use crate::money::{Prices, Tokens};
+use crate::timing;
 
 /// Many small maps instead of a large one: growing one never stops the benchmark for long.
 const SHARDS: usize = 256;
+/// No attempt came before this one.
+const NONE: u32 = u32::MAX;
 
 /// All accounts of one simulator. Cheap to share.
 #[derive(Debug)]
 pub struct Truth {
-    shards: Vec<Mutex<HashMap<Box<str>, Vec<Attempt>>>>,
+    shards: Vec<Mutex<Shard>>,
+    models: Mutex<Models>,
+    prices: Prices,
     attempts: AtomicUsize,
     attempts_max: usize,
     file: Option<Mutex<File>>,
     file_broken: AtomicBool,
 }
 
+/// Some of the requests: those whose ids have the same hash.
+#[derive(Debug, Default)]
+struct Shard {
+    /// The latest attempt at each.
+    latest: HashMap<Box<str>, u32>,
+    attempts: Vec<Kept>,
+}
+
+/// An attempt as it is kept: 72 bytes, see `an_attempt_is_kept_in_72_bytes`.
+#[derive(Clone, Copy, Debug)]
+struct Kept {
+    started_us: u64,
+    ended_us: u64,
+    cost_picousd: u64,
+    tokens: [u32; 8],
+    model: u32,
+    key: u32,
+    /// The attempt at the same request before this one, or [`NONE`].
+    earlier: u32,
+    kind: Kind,
+    fault: Option<Fault>,
+    flags: u8,
+}
+
+/// The names of models, each kept once.
+#[derive(Debug, Default)]
+struct Models {
+    numbers: HashMap<Arc<str>, u32>,
+    names: Vec<Arc<str>>,
+}
+
 /// Which endpoint did the work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     Chat,
@@ -41,8 +78,14 @@ pub enum Kind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attempt {
     /// The model's name without a fault's.
-    pub model: Cow<'static, str>,
+    pub model: Arc<str>,
     pub kind: Kind,
+    /// Stands for the key the caller showed: a short hash, no secret.
+    pub key: u32,
+    /// Microseconds since 1970.
+    pub started_us: u64,
+    /// When the work was booked, in microseconds since 1970; 0 before that.
+    pub ended_us: u64,
     pub stream: bool,
     pub tokens: Tokens,
     pub cost_picousd: u128,
@@ -51,7 +94,7 @@ pub struct Attempt {
     pub complete: bool,
     /// The answer that was handed over told its usage.
     pub usage_sent: bool,
-    /// The usage told is not the truth (`wrong-usage`, `absurd-usage`).
+    /// The usage told is not the truth (`wrong-usage`, `absurd-usage`, `overbills`).
     pub usage_altered: bool,
     /// The client had left before the end.
     pub client_gone: bool,
@@ -68,8 +111,12 @@ pub struct Account {
     pub stream: bool,
     pub prompt_tokens: u64,
     pub cached_tokens: u64,
+    pub prompt_audio_tokens: u64,
     pub completion_tokens: u64,
     pub reasoning_tokens: u64,
+    pub completion_audio_tokens: u64,
+    pub accepted_prediction_tokens: u64,
+    pub rejected_prediction_tokens: u64,
     #[serde(serialize_with = "decimal")]
     pub cost_picousd: u128,
     pub fault: Option<Fault>,
@@ -102,8 +149,12 @@ pub struct Totals {
 pub struct TokenTotals {
     pub prompt_tokens: u64,
     pub cached_tokens: u64,
+    pub prompt_audio_tokens: u64,
     pub completion_tokens: u64,
     pub reasoning_tokens: u64,
+    pub completion_audio_tokens: u64,
+    pub accepted_prediction_tokens: u64,
+    pub rejected_prediction_tokens: u64,
 }
 
 /// The right to work on one request, and the duty to say what came of it: a dropped ticket says that the client left.
@@ -111,11 +162,20 @@ pub struct TokenTotals {
 pub struct Ticket {
     truth: Arc<Truth>,
     request_id: Box<str>,
+    place: Place,
     /// From 1.
     number: usize,
     pub work: Attempt,
     booked: bool,
     waiting: bool,
+}
+
+/// Where an attempt is kept.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    shard: usize,
+    at: usize,
+    model: u32,
 }
 
 /// The truth has no room left, or no file to write to: no work may begin.
@@ -129,9 +189,11 @@ pub enum Refused {
 
 impl Truth {
     /// Holds at most `attempts_max`; appends each attempt to `file`, if there is one, when its work ends.
-    pub fn open(attempts_max: usize, file: Option<&Path>) -> anyhow::Result<Self> {
+    pub fn open(attempts_max: usize, file: Option<&Path>, prices: Prices) -> anyhow::Result<Self> {
         Ok(Self {
             shards: std::iter::repeat_with(Mutex::default).take(SHARDS).collect(),
+            models: Mutex::default(),
+            prices,
             attempts: AtomicUsize::new(0),
             attempts_max,
             file: file.map(append_to).transpose()?.map(Mutex::new),
@@ -140,7 +202,7 @@ impl Truth {
     }
 
     /// Opens an attempt under `request_id`.
-    pub fn begin(self: &Arc<Self>, request_id: &str, kind: Kind) -> Result<Ticket, Refused> {
+    pub fn begin(self: &Arc<Self>, request_id: &str, kind: Kind, model: Arc<str>, key: u32) -> Result<Ticket, Refused> {
         if self.file_broken.load(Ordering::Relaxed) {
             return Err(Refused::FileBroken);
         }
@@ -148,35 +210,34 @@ impl Truth {
             self.attempts.fetch_sub(1, Ordering::Relaxed);
             return Err(Refused::Full { attempts_max: self.attempts_max });
         }
-        let mut shard = self.shard(request_id);
-        let number = match shard.get_mut(request_id) {
-            Some(attempts) => {
-                attempts.push(Attempt::begun(kind));
-                attempts.len()
-            }
-            None => {
-                shard.insert(request_id.into(), vec![Attempt::begun(kind)]);
-                1
-            }
-        };
-        drop(shard);
+        let number_of_model = lock(&self.models).number(&model);
+        let work = Attempt::begun(kind, model, key);
+        let shard = shard_of(request_id);
+        let (at, number) = lock(&self.shards[shard]).begin(request_id, Kept::pack(&work, number_of_model));
         Ok(Ticket {
             truth: Arc::clone(self),
             request_id: request_id.into(),
+            place: Place { shard, at, model: number_of_model },
             number,
-            work: Attempt::begun(kind),
+            work,
             booked: false,
             waiting: false,
         })
     }
 
     pub fn get(&self, request_id: &str) -> Option<Account> {
-        self.shard(request_id).get(request_id).map(|attempts| Account::sum(request_id, attempts))
+        let attempts = self.attempts(request_id);
+        (!attempts.is_empty()).then(|| Account::sum(request_id, &attempts))
     }
 
     /// The attempts under one request id, oldest first.
     pub fn attempts(&self, request_id: &str) -> Vec<Attempt> {
-        self.shard(request_id).get(request_id).cloned().unwrap_or_default()
+        let shard = lock(&self.shards[shard_of(request_id)]);
+        let mut attempts = Vec::new();
+        if let Some(latest) = shard.latest.get(request_id) {
+            self.unpack(&shard, *latest, &mut attempts);
+        }
+        attempts
     }
 
     pub fn all(&self) -> Vec<Account> {
@@ -185,11 +246,11 @@ impl Truth {
 
     pub fn totals(&self) -> Totals {
         let mut totals = Totals { simulated: true, ..Totals::default() };
-        for shard in &self.shards {
-            for attempts in lock(shard).values() {
+        for shard in 0..SHARDS {
+            self.each(shard, |_, attempts| {
                 totals.requests += 1;
                 attempts.iter().for_each(|attempt| totals.add(attempt));
-            }
+            });
         }
         totals
     }
@@ -208,25 +269,58 @@ impl Truth {
         self.shards.len()
     }
 
-    fn accounts_of(&self, shard: usize) -> Vec<Account> {
-        lock(&self.shards[shard]).iter().map(|(id, attempts)| Account::sum(id, attempts)).collect()
+    pub fn prices(&self) -> &Prices {
+        &self.prices
     }
 
-    fn book(&self, request_id: &str, number: usize, attempt: &Attempt) {
+    /// Hands over what of a shard was booked in `span` (microseconds since 1970): the request id, which attempt, and it.
+    pub fn each_booked(&self, shard: usize, span: &Range<u64>, mut take: impl FnMut(&str, usize, &Attempt)) {
+        self.each(shard, |request_id, attempts| {
+            for (before, attempt) in attempts.iter().enumerate() {
+                if !attempt.in_flight && span.contains(&attempt.ended_us) {
+                    take(request_id, before + 1, attempt);
+                }
+            }
+        });
+    }
+
+    fn each(&self, shard: usize, mut take: impl FnMut(&str, &[Attempt])) {
+        let shard = lock(&self.shards[shard]);
+        let mut attempts = Vec::new();
+        for (request_id, latest) in &shard.latest {
+            self.unpack(&shard, *latest, &mut attempts);
+            take(request_id, &attempts);
+        }
+    }
+
+    /// All attempts at the request of `latest`, oldest first.
+    fn unpack(&self, shard: &Shard, latest: u32, attempts: &mut Vec<Attempt>) {
+        attempts.clear();
+        let mut at = latest;
+        while at != NONE {
+            let kept = &shard.attempts[at as usize];
+            attempts.push(kept.unpack(lock(&self.models).name(kept.model)));
+            at = kept.earlier;
+        }
+        attempts.reverse();
+    }
+
+    fn accounts_of(&self, shard: usize) -> Vec<Account> {
+        let mut accounts = Vec::new();
+        self.each(shard, |request_id, attempts| accounts.push(Account::sum(request_id, attempts)));
+        accounts
+    }
+
+    fn book(&self, request_id: &str, number: usize, place: Place, attempt: &Attempt) {
         if let Some(file) = &self.file {
             self.append(file, request_id, number, attempt);
         }
-        self.change(request_id, number, |kept| *kept = attempt.clone());
+        let packed = Kept::pack(attempt, place.model);
+        self.change(place, |kept| *kept = Kept { earlier: kept.earlier, ..packed });
     }
 
-    fn note_client_gone(&self, request_id: &str, number: usize) {
-        self.change(request_id, number, |kept| kept.client_gone = true);
-    }
-
-    fn change(&self, request_id: &str, number: usize, change: impl FnOnce(&mut Attempt)) {
-        let mut shard = self.shard(request_id);
-        let kept = shard.get_mut(request_id).and_then(|attempts| attempts.get_mut(number - 1));
-        change(kept.expect("an attempt is in the truth from its first moment and never leaves it"));
+    fn change(&self, place: Place, change: impl FnOnce(&mut Kept)) {
+        change(&mut lock(&self.shards[place.shard]).attempts[place.at]);
     }
 
     fn append(&self, file: &Mutex<File>, request_id: &str, number: usize, attempt: &Attempt) {
@@ -244,12 +338,11 @@ impl Truth {
             self.file_broken.store(true, Ordering::Relaxed);
         }
     }
+}
 
-    fn shard(&self, request_id: &str) -> MutexGuard<'_, HashMap<Box<str>, Vec<Attempt>>> {
-        let hash = dice::hash(0, request_id.as_bytes());
-        let at = usize::try_from(hash % SHARDS as u64).expect("a number below 256 fits");
-        lock(&self.shards[at])
-    }
+fn shard_of(request_id: &str) -> usize {
+    let hash = dice::hash(0, request_id.as_bytes());
+    usize::try_from(hash % SHARDS as u64).expect("a number below 256 fits")
 }
 
 #[expect(clippy::disallowed_methods, reason = "the simulator's one file: the truth it is asked to write")]
@@ -262,13 +355,147 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+// === impl Shard ===
+
+impl Shard {
+    /// Where the attempt is, and which at its request.
+    fn begin(&mut self, request_id: &str, mut kept: Kept) -> (usize, usize) {
+        let at = self.attempts.len();
+        let number = u32::try_from(at).expect("four thousand million attempts do not fit into memory");
+        match self.latest.get_mut(request_id) {
+            Some(latest) => kept.earlier = std::mem::replace(latest, number),
+            None => {
+                self.latest.insert(request_id.into(), number);
+            }
+        }
+        self.attempts.push(kept);
+        let earlier = |at: &u32| self.attempts.get(*at as usize).map(|kept| kept.earlier);
+        (at, std::iter::successors(Some(number), earlier).count() - 1)
+    }
+}
+
+// === impl Models ===
+
+impl Models {
+    fn number(&mut self, name: &Arc<str>) -> u32 {
+        if let Some(number) = self.numbers.get(name) {
+            return *number;
+        }
+        let number = u32::try_from(self.names.len()).expect("there are no more names than attempts");
+        self.names.push(Arc::clone(name));
+        self.numbers.insert(Arc::clone(name), number);
+        number
+    }
+
+    fn name(&self, number: u32) -> Arc<str> {
+        Arc::clone(&self.names[number as usize])
+    }
+}
+
+// === impl Kept ===
+
+impl Kept {
+    const STREAM: u8 = 1;
+    const COMPLETE: u8 = 1 << 1;
+    const USAGE_SENT: u8 = 1 << 2;
+    const USAGE_ALTERED: u8 = 1 << 3;
+    const CLIENT_GONE: u8 = 1 << 4;
+    const IN_FLIGHT: u8 = 1 << 5;
+
+    fn pack(attempt: &Attempt, model: u32) -> Self {
+        let Tokens {
+            prompt,
+            cached,
+            prompt_audio,
+            completion,
+            reasoning,
+            completion_audio,
+            accepted_prediction,
+            rejected_prediction,
+        } = attempt.tokens;
+        let flags = [
+            (Self::STREAM, attempt.stream),
+            (Self::COMPLETE, attempt.complete),
+            (Self::USAGE_SENT, attempt.usage_sent),
+            (Self::USAGE_ALTERED, attempt.usage_altered),
+            (Self::CLIENT_GONE, attempt.client_gone),
+            (Self::IN_FLIGHT, attempt.in_flight),
+        ];
+        Self {
+            started_us: attempt.started_us,
+            ended_us: attempt.ended_us,
+            cost_picousd: u64::try_from(attempt.cost_picousd)
+                .expect("prices are bounded so that a request's cost fits"),
+            tokens: [
+                prompt,
+                cached,
+                prompt_audio,
+                completion,
+                reasoning,
+                completion_audio,
+                accepted_prediction,
+                rejected_prediction,
+            ]
+            .map(|tokens| u32::try_from(tokens).expect("64 MiB of request and 128 answers are fewer tokens than 2^32")),
+            model,
+            key: attempt.key,
+            earlier: NONE,
+            kind: attempt.kind,
+            fault: attempt.fault,
+            flags: flags.iter().filter(|(_, set)| *set).map(|(flag, _)| flag).sum(),
+        }
+    }
+
+    fn unpack(&self, model: Arc<str>) -> Attempt {
+        let [
+            prompt,
+            cached,
+            prompt_audio,
+            completion,
+            reasoning,
+            completion_audio,
+            accepted_prediction,
+            rejected_prediction,
+        ] = self.tokens.map(u64::from);
+        let has = |flag: u8| self.flags & flag != 0;
+        Attempt {
+            model,
+            kind: self.kind,
+            key: self.key,
+            started_us: self.started_us,
+            ended_us: self.ended_us,
+            stream: has(Self::STREAM),
+            tokens: Tokens {
+                prompt,
+                cached,
+                prompt_audio,
+                completion,
+                reasoning,
+                completion_audio,
+                accepted_prediction,
+                rejected_prediction,
+            },
+            cost_picousd: u128::from(self.cost_picousd),
+            fault: self.fault,
+            complete: has(Self::COMPLETE),
+            usage_sent: has(Self::USAGE_SENT),
+            usage_altered: has(Self::USAGE_ALTERED),
+            client_gone: has(Self::CLIENT_GONE),
+            in_flight: has(Self::IN_FLIGHT),
+        }
+    }
+}
+
 // === impl Attempt ===
 
 impl Attempt {
-    fn begun(kind: Kind) -> Self {
+    fn begun(kind: Kind, model: Arc<str>, key: u32) -> Self {
         Self {
-            model: Cow::Borrowed(""),
+            model,
             kind,
+            key,
+            started_us: timing::unix_micros(),
+            ended_us: 0,
             stream: false,
             tokens: Tokens::default(),
             cost_picousd: 0,
@@ -287,16 +514,21 @@ impl Attempt {
 impl Account {
     fn sum(request_id: &str, attempts: &[Attempt]) -> Self {
         let last = attempts.last().expect("no request id is kept without an attempt");
-        let sum = |part: fn(&Tokens) -> u64| attempts.iter().map(|attempt| part(&attempt.tokens)).sum();
+        let mut tokens = Tokens::default();
+        attempts.iter().for_each(|attempt| tokens.add(attempt.tokens));
         Self {
             request_id: request_id.to_owned(),
-            model: last.model.clone().into_owned(),
+            model: last.model.to_string(),
             kind: last.kind,
             stream: last.stream,
-            prompt_tokens: sum(|tokens| tokens.prompt),
-            cached_tokens: sum(|tokens| tokens.cached),
-            completion_tokens: sum(|tokens| tokens.completion),
-            reasoning_tokens: sum(|tokens| tokens.reasoning),
+            prompt_tokens: tokens.prompt,
+            cached_tokens: tokens.cached,
+            prompt_audio_tokens: tokens.prompt_audio,
+            completion_tokens: tokens.completion,
+            reasoning_tokens: tokens.reasoning,
+            completion_audio_tokens: tokens.completion_audio,
+            accepted_prediction_tokens: tokens.accepted_prediction,
+            rejected_prediction_tokens: tokens.rejected_prediction,
             cost_picousd: attempts.iter().map(|attempt| attempt.cost_picousd).sum(),
             fault: attempts.iter().rev().find_map(|attempt| attempt.fault),
             complete: last.complete,
@@ -316,14 +548,26 @@ impl Totals {
         self.attempts += 1;
         self.in_flight += u64::from(attempt.in_flight);
         self.complete += u64::from(attempt.complete);
-        self.totals.prompt_tokens += attempt.tokens.prompt;
-        self.totals.cached_tokens += attempt.tokens.cached;
-        self.totals.completion_tokens += attempt.tokens.completion;
-        self.totals.reasoning_tokens += attempt.tokens.reasoning;
+        self.totals.add(attempt.tokens);
         self.cost_picousd += attempt.cost_picousd;
         if let Some(fault) = attempt.fault {
             *self.faults.entry(fault).or_default() += 1;
         }
+    }
+}
+
+// === impl TokenTotals ===
+
+impl TokenTotals {
+    pub fn add(&mut self, tokens: Tokens) {
+        self.prompt_tokens += tokens.prompt;
+        self.cached_tokens += tokens.cached;
+        self.prompt_audio_tokens += tokens.prompt_audio;
+        self.completion_tokens += tokens.completion;
+        self.reasoning_tokens += tokens.reasoning;
+        self.completion_audio_tokens += tokens.completion_audio;
+        self.accepted_prediction_tokens += tokens.accepted_prediction;
+        self.rejected_prediction_tokens += tokens.rejected_prediction;
     }
 }
 
@@ -337,13 +581,20 @@ impl Ticket {
 
     /// The work has ended: writes it down, priced. What happens to the answer afterwards changes nothing.
     pub fn book(&mut self) {
+        self.book_at(timing::unix_micros());
+    }
+
+    /// The same at a time that is given.
+    pub fn book_at(&mut self, now_us: u64) {
         if self.booked {
             return;
         }
         self.booked = true;
         self.work.in_flight = false;
-        self.work.cost_picousd = money::cost_picousd(money::price_of(&self.work.model), self.work.tokens);
-        self.truth.book(&self.request_id, self.number, &self.work);
+        // The wall clock may have been set back.
+        self.work.ended_us = now_us.max(self.work.started_us);
+        self.work.cost_picousd = self.truth.prices.of(&self.work.model).cost_picousd(self.work.tokens);
+        self.truth.book(&self.request_id, self.number, self.place, &self.work);
     }
 
     /// Books work whose answer is being withheld; should the client give up waiting, that is noted.
@@ -364,13 +615,13 @@ impl Drop for Ticket {
             self.work.client_gone = true;
             self.book();
         } else if self.waiting {
-            self.truth.note_client_gone(&self.request_id, self.number);
+            self.truth.change(self.place, |kept| kept.flags |= Kept::CLIENT_GONE);
         }
     }
 }
 
 /// Picodollars leave as strings of decimal digits: JSON's numbers are doubles to many readers.
-fn decimal<S: Serializer>(amount: &u128, serializer: S) -> Result<S::Ok, S::Error> {
+pub fn decimal<S: Serializer>(amount: &u128, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(amount)
 }
 
@@ -378,13 +629,20 @@ fn decimal<S: Serializer>(amount: &u128, serializer: S) -> Result<S::Ok, S::Erro
 mod tests {
     use super::*;
 
+    fn prices() -> Prices {
+        Prices::new(&BTreeMap::new(), 100).expect("the list's own")
+    }
+
+    fn begin(truth: &Arc<Truth>, id: &str) -> Result<Ticket, Refused> {
+        truth.begin(id, Kind::Chat, "gpt-4o-mini".into(), 0)
+    }
+
     fn truth(attempts_max: usize) -> Arc<Truth> {
-        Arc::new(Truth::open(attempts_max, None).expect("no file"))
+        Arc::new(Truth::open(attempts_max, None, prices()).expect("no file"))
     }
 
     fn work(truth: &Arc<Truth>, id: &str, prompt: u64, completion: u64) {
-        let mut ticket = truth.begin(id, Kind::Chat).expect("room");
-        ticket.work.model = "gpt-4o-mini".into();
+        let mut ticket = begin(truth, id).expect("room");
         ticket.work.tokens = Tokens { prompt, completion, ..Tokens::default() };
         ticket.work.complete = true;
         ticket.book();
@@ -411,15 +669,15 @@ mod tests {
         let truth = truth(2);
         work(&truth, "a", 1, 1);
         work(&truth, "a", 1, 1);
-        assert_eq!(truth.begin("b", Kind::Chat).map(|_| ()), Err(Refused::Full { attempts_max: 2 }));
-        assert_eq!(truth.begin("a", Kind::Chat).map(|_| ()), Err(Refused::Full { attempts_max: 2 }));
+        assert_eq!(begin(&truth, "b").map(|_| ()), Err(Refused::Full { attempts_max: 2 }));
+        assert_eq!(begin(&truth, "a").map(|_| ()), Err(Refused::Full { attempts_max: 2 }));
         assert_eq!(truth.totals().attempts, 2);
     }
 
     #[test]
     fn a_dropped_ticket_books_what_was_done_and_says_the_client_left() {
         let truth = truth(2);
-        let mut ticket = truth.begin("a", Kind::Chat).expect("room");
+        let mut ticket = begin(&truth, "a").expect("room");
         ticket.work.tokens.completion = 7;
         assert!(truth.get("a").expect("kept").in_flight);
         drop(ticket);
@@ -431,13 +689,13 @@ mod tests {
     #[test]
     fn a_client_that_stops_waiting_for_a_withheld_answer_is_noted() {
         let truth = truth(2);
-        let mut ticket = truth.begin("left", Kind::Chat).expect("room");
+        let mut ticket = begin(&truth, "left").expect("room");
         ticket.book_and_wait();
         assert!(!truth.get("left").expect("kept").client_gone);
         drop(ticket);
         assert!(truth.get("left").expect("kept").client_gone);
 
-        let mut ticket = truth.begin("hung up", Kind::Chat).expect("room");
+        let mut ticket = begin(&truth, "hung up").expect("room");
         ticket.book_and_wait();
         ticket.hung_up();
         drop(ticket);
@@ -448,7 +706,7 @@ mod tests {
     fn every_attempt_is_a_line_in_the_file() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("truth.jsonl");
-        let truth = Arc::new(Truth::open(10, Some(&path)).expect("a file"));
+        let truth = Arc::new(Truth::open(10, Some(&path), prices()).expect("a file"));
         work(&truth, "a", 10, 1);
         work(&truth, "a", 10, 2);
         let text = std::fs::read_to_string(&path).expect("written");
@@ -462,9 +720,55 @@ mod tests {
 
     #[test]
     fn a_file_that_cannot_be_written_stops_the_work() {
-        let truth = Arc::new(Truth::open(10, Some(Path::new("/dev/full"))).expect("a device"));
+        let truth = Arc::new(Truth::open(10, Some(Path::new("/dev/full")), prices()).expect("a device"));
         work(&truth, "a", 1, 1);
-        assert_eq!(truth.begin("b", Kind::Chat).map(|_| ()), Err(Refused::FileBroken));
-        assert!(Truth::open(1, Some(Path::new("/nowhere/at/all"))).is_err());
+        assert_eq!(begin(&truth, "b").map(|_| ()), Err(Refused::FileBroken));
+        assert!(Truth::open(1, Some(Path::new("/nowhere/at/all")), prices()).is_err());
+    }
+
+    #[test]
+    fn an_attempt_is_kept_in_72_bytes() {
+        assert_eq!(size_of::<Kept>(), 72);
+    }
+
+    #[test]
+    fn what_is_packed_comes_out_again() {
+        let mut attempt = Attempt::begun(Kind::Embeddings, "m".into(), 7);
+        for round in 0..64_u64 {
+            let bit = |at: u64| round >> at & 1 == 1;
+            attempt.tokens = Tokens {
+                prompt: round,
+                cached: round + 1,
+                prompt_audio: round + 2,
+                completion: round + 3,
+                reasoning: round + 4,
+                completion_audio: round + 5,
+                accepted_prediction: round + 6,
+                rejected_prediction: u64::from(u32::MAX),
+            };
+            (attempt.stream, attempt.complete, attempt.usage_sent) = (bit(0), bit(1), bit(2));
+            (attempt.usage_altered, attempt.client_gone, attempt.in_flight) = (bit(3), bit(4), bit(5));
+            (attempt.fault, attempt.cost_picousd) = (Some(Fault::Cut).filter(|_| bit(0)), u128::from(u64::MAX - round));
+            (attempt.started_us, attempt.ended_us) = (round, round * 2);
+            assert_eq!(Kept::pack(&attempt, 3).unpack("m".into()), attempt);
+        }
+    }
+
+    #[test]
+    fn what_was_booked_is_found_by_its_time() {
+        let truth = truth(10);
+        let mut first = begin(&truth, "a").expect("room");
+        let (began, _in_flight) = (first.work.started_us, begin(&truth, "a").expect("room"));
+        first.book_at(began + 1_000);
+        begin(&truth, "a").expect("room").book_at(began + 2_000);
+        let found = |span: Range<u64>| {
+            let mut found = Vec::new();
+            (0..truth.shards())
+                .for_each(|shard| truth.each_booked(shard, &span, |id, number, _| found.push((id.to_owned(), number))));
+            found
+        };
+        assert_eq!(found(began + 1_000..began + 2_000), [("a".to_owned(), 1)]);
+        assert_eq!(found(began..began + 2_001), [("a".to_owned(), 1), ("a".to_owned(), 3)]);
+        assert_eq!(found(0..began), []);
     }
 }

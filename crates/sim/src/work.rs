@@ -1,6 +1,7 @@
 //! What all work has in common: it gets a ticket in the truth, its dice and its fault, takes its time, and hands over
 //! an answer, or something less.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderValue, Response, StatusCode};
@@ -9,7 +10,7 @@ use crate::body::{Body, Broken};
 use crate::dice::{self, Dice};
 use crate::error::ApiError;
 use crate::faults::{self, Answer, Fault};
-use crate::money::{self, Tokens};
+use crate::money::Tokens;
 use crate::server::{Call, Sim};
 use crate::truth::{Kind, Refused, Ticket};
 
@@ -46,7 +47,9 @@ impl Work {
     /// Opens the request in the truth and decides what will go wrong with it. `model` is the name as asked for.
     pub fn begin(sim: &Sim, call: &Call, kind: Kind, model: &str, answer: Answer, body: &[u8]) -> Result<Self, Stop> {
         let (name, fault_in_name) = faults::split_model(model)?;
-        let mut ticket = sim.truth.begin(&call.request_id, kind)?;
+        let price = sim.truth.prices().of(name);
+        let model = if *price.model == *name { Arc::clone(&price.model) } else { Arc::from(name) };
+        let mut ticket = sim.truth.begin(&call.request_id, kind, model, call.key)?;
         let root = match call.request_id_was_given {
             true => dice::hash(sim.seed, call.request_id.as_bytes()),
             false => dice::hash(sim.seed, body),
@@ -57,25 +60,21 @@ impl Work {
             .or(fault_in_name)
             .or_else(|| faults::thrown(&sim.faults, &mut dice.fork(DICE_FAULT)))
             .filter(|fault| fault.strikes(answer));
-        ticket.work.model = match money::price_of(name).model {
-            known if known == name => known.into(),
-            _ => name.to_owned().into(),
-        };
-        ticket.work.stream = matches!(answer, Answer::Stream { .. });
+        ticket.work.stream = answer.stream;
         ticket.work.fault = fault;
         Ok(Self { ticket, dice, fault })
     }
 
-    /// The faults that come before any work, and the count of the prompt.
-    pub fn read_prompt(&mut self, sim: &Sim, prompt_tokens: u64) -> Result<(), Stop> {
+    /// The faults that come before any work, and the count of the prompt, `audio` of which is sound.
+    pub fn read_prompt(&mut self, sim: &Sim, prompt: u64, audio: u64) -> Result<(), Stop> {
         if let Some(refusal) = self.fault.and_then(refusal) {
             self.ticket.book();
             return Err(refusal.into());
         }
         let reset = self.fault == Some(Fault::Reset);
         if !reset || sim.scenario.reset_bills_prompt {
-            let cached = prompt_tokens * sim.cached_per_mille / 1_000;
-            self.ticket.work.tokens = Tokens { prompt: prompt_tokens, cached, ..Tokens::default() };
+            let cached = (prompt - audio) * sim.cached_per_mille / 1_000;
+            self.ticket.work.tokens = Tokens { prompt, cached, prompt_audio: audio, ..Tokens::default() };
         }
         if reset {
             self.ticket.book();
@@ -122,7 +121,7 @@ impl Work {
             json.truncate(len / 2);
         } else {
             self.ticket.work.complete = true;
-            self.note_usage_sent();
+            self.note_usage_sent(sim);
         }
         match self.fault {
             Some(Fault::Cut) => {
@@ -141,10 +140,18 @@ impl Work {
         }
     }
 
-    /// The usage is on its way, as `told_usage` says it.
-    pub fn note_usage_sent(&mut self) {
-        self.ticket.work.usage_sent = self.fault != Some(Fault::NoUsage);
-        self.ticket.work.usage_altered = matches!(self.fault, Some(Fault::WrongUsage | Fault::AbsurdUsage));
+    /// The usage is on its way, as `told_usage` says it. What is billed and not told comes on top now.
+    pub fn note_usage_sent(&mut self, sim: &Sim) {
+        let work = &mut self.ticket.work;
+        if self.fault == Some(Fault::Overbills) {
+            let billed = match work.kind {
+                Kind::Chat => &mut work.tokens.completion,
+                Kind::Embeddings => &mut work.tokens.prompt,
+            };
+            *billed += u64::from(sim.scenario.tokens_overbilled);
+        }
+        work.usage_sent = self.fault != Some(Fault::NoUsage);
+        work.usage_altered = matches!(self.fault, Some(Fault::WrongUsage | Fault::AbsurdUsage | Fault::Overbills));
     }
 }
 

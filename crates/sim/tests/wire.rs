@@ -175,7 +175,12 @@ fn assert_usage_is_the_truth(usage: &Value, truth: &Account) {
     assert_eq!(usage["prompt_tokens"], truth.prompt_tokens);
     assert_eq!(usage["prompt_tokens_details"]["cached_tokens"], truth.cached_tokens);
     assert_eq!(usage["completion_tokens"], truth.completion_tokens);
-    assert_eq!(usage["completion_tokens_details"]["reasoning_tokens"], truth.reasoning_tokens);
+    assert_eq!(usage["prompt_tokens_details"]["audio_tokens"], truth.prompt_audio_tokens);
+    let details = &usage["completion_tokens_details"];
+    assert_eq!(details["reasoning_tokens"], truth.reasoning_tokens);
+    assert_eq!(details["audio_tokens"], truth.completion_audio_tokens);
+    assert_eq!(details["accepted_prediction_tokens"], truth.accepted_prediction_tokens);
+    assert_eq!(details["rejected_prediction_tokens"], truth.rejected_prediction_tokens);
     assert_eq!(usage["total_tokens"], truth.prompt_tokens + truth.completion_tokens);
 }
 
@@ -1003,4 +1008,389 @@ async fn a_storm_of_faults_is_the_same_for_the_same_seed_and_the_truth_adds_up()
         storms.push(all);
     }
     assert_eq!(storms[0], storms[1]);
+}
+
+// === Usage in detail ===
+
+#[tokio::test]
+async fn the_share_of_reasoning_is_the_scenarios_or_the_requests() {
+    let half = Scenario { reasoning_share: Some(0.5), ..Scenario::default() };
+    let bench = Bench::with_script(half);
+    let o4 = |extra: Value| {
+        let mut body = hello(json!({"model": "o4-mini"}));
+        body.as_object_mut().expect("an object").extend(extra.as_object().expect("an object").clone());
+        body
+    };
+    let usage = bench.chat("half", o4(json!({}))).await.json()["usage"].clone();
+    assert_usage_is_the_truth(&usage, &bench.truth("half"));
+    let truth = bench.truth("half");
+    assert_eq!(truth.reasoning_tokens * 2, truth.completion_tokens);
+    // A model that does not reason does not begin to, and one that is told not to neither.
+    bench.chat("plain", hello(json!({}))).await;
+    bench.chat("none", o4(json!({"reasoning_effort": "none"}))).await;
+    assert_eq!((bench.truth("plain").reasoning_tokens, bench.truth("none").reasoning_tokens), (0, 0));
+
+    // But any does if its request says so: to the last token, with nothing left to say.
+    for (id, stream) in [("all", false), ("all-streamed", true)] {
+        let headers = [("x-request-id", id), ("x-sim-reasoning-share", "1")];
+        let body = if stream { streamed(json!({"max_tokens": 40})) } else { hello(json!({"max_tokens": 40})) };
+        let answer = bench.ask("/v1/chat/completions", &headers, body.to_string()).await;
+        let (text, finish, usage) = match stream {
+            false => {
+                let body = answer.json();
+                let choice = &body["choices"][0];
+                (choice["message"]["content"].clone(), choice["finish_reason"].clone(), body["usage"].clone())
+            }
+            true => {
+                let chunks = answer.chunks();
+                let finish = chunks[chunks.len() - 2]["choices"][0]["finish_reason"].clone();
+                (json!(content(&chunks, 0)), finish, chunks[chunks.len() - 1]["usage"].clone())
+            }
+        };
+        assert_eq!((text, finish), (json!(""), json!("length")), "{id}");
+        assert_eq!(usage["completion_tokens"], 40);
+        assert_eq!(usage["completion_tokens_details"]["reasoning_tokens"], 40);
+        assert_usage_is_the_truth(&usage, &bench.truth(id));
+    }
+    let headers = [("x-sim-reasoning-share", "most")];
+    assert_eq!(bench.ask("/v1/chat/completions", &headers, hello(json!({})).to_string()).await.status, 400);
+}
+
+#[tokio::test]
+async fn a_prediction_is_accepted_in_part_and_the_rest_is_billed() {
+    let bench = Bench::calm();
+    // Eight tokens, four of which turn out right.
+    let prediction = json!({"type": "content", "content": "one two three four five six seven eight"});
+    let body = bench.chat("p", hello(json!({"prediction": prediction, "max_tokens": 15}))).await.json();
+    let details = &body["usage"]["completion_tokens_details"];
+    assert_eq!(
+        (&details["accepted_prediction_tokens"], &details["rejected_prediction_tokens"]),
+        (&json!(4), &json!(4))
+    );
+    // The limit is that of the answer; what was predicted wrong comes on top of it.
+    assert_eq!(body["usage"]["completion_tokens"], 19);
+    let truth = bench.truth("p");
+    assert_usage_is_the_truth(&body["usage"], &truth);
+    assert_eq!((truth.accepted_prediction_tokens, truth.rejected_prediction_tokens), (4, 4));
+    assert_eq!(truth.cost_picousd, 11 * 150_000 + 19 * 600_000);
+    let chunks = bench.chat("ps", streamed(json!({"prediction": prediction, "max_tokens": 15}))).await.chunks();
+    assert_eq!(chunks.last().expect("usage")["usage"], body["usage"]);
+    assert_eq!(bench.chat("n", hello(json!({"prediction": prediction, "n": 2}))).await.status, 400);
+}
+
+/// So many tenths of a second of silence: 8,000 samples a second of one byte.
+fn wav(tenths: usize) -> String {
+    let mut bytes = b"RIFF\0\0\0\0WAVEfmt \x10\0\0\0\x01\0\x01\0".to_vec();
+    bytes.extend_from_slice(&8_000_u32.to_le_bytes());
+    bytes.extend_from_slice(&8_000_u32.to_le_bytes());
+    bytes.extend_from_slice(b"\x01\0\x08\0data\0\0\0\0");
+    bytes.resize(bytes.len() + tenths * 800, 0x80);
+    base64::Engine::encode(&base64::engine::general_purpose::STANDARD, bytes)
+}
+
+fn heard(data: &str, format: &str, extra: Value) -> Value {
+    let mut body = json!({"model": "gpt-4o-audio-preview", "messages": [{"role": "user", "content": [
+        {"type": "text", "text": "what is this"},
+        {"type": "input_audio", "input_audio": {"data": data, "format": format}},
+    ]}]});
+    body.as_object_mut().expect("an object").extend(extra.as_object().expect("an object").clone());
+    body
+}
+
+#[tokio::test]
+async fn sound_in_and_out_is_counted_apart_and_has_prices_of_its_own() {
+    let bench = Bench::with_script(Scenario { cached_share: 0.5, ..Scenario::default() });
+    let speak =
+        json!({"modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "wav"}, "max_tokens": 52});
+    let body = bench.chat("s", heard(&wav(25), "wav", speak.clone())).await.json();
+    let truth = bench.truth("s");
+    // Three for the message, three for the request, three words, of these nine half are cached; and 2.5 seconds.
+    assert_eq!((truth.prompt_tokens, truth.prompt_audio_tokens, truth.cached_tokens), (9 + 25, 25, 4));
+    assert_eq!((truth.completion_tokens, truth.completion_audio_tokens), (52, 42));
+    assert_eq!(truth.cost_picousd, 9 * 2_500_000 + 25 * 40_000_000 + 10 * 10_000_000 + 42 * 80_000_000);
+    assert_usage_is_the_truth(&body["usage"], &truth);
+    let message = &body["choices"][0]["message"];
+    assert_eq!((&message["content"], &body["choices"][0]["finish_reason"]), (&Value::Null, &json!("length")));
+    let said = message["audio"]["transcript"].as_str().expect("text");
+    assert!(said.starts_with("Simulated answer:") && message["audio"]["data"].is_string());
+
+    let mut body = heard(&wav(25), "wav", speak);
+    (body["stream"], body["stream_options"]) = (json!(true), json!({"include_usage": true}));
+    // The first attempt of its id again, and so the same answer.
+    let chunks =
+        Bench::with_script(Scenario { cached_share: 0.5, ..Scenario::default() }).chat("s", body).await.chunks();
+    let heard_of = |part: &str| -> Vec<&str> {
+        chunks.iter().filter_map(|chunk| chunk["choices"][0]["delta"]["audio"][part].as_str()).collect()
+    };
+    assert_eq!((heard_of("transcript").concat(), heard_of("data").len()), (said.to_owned(), 1));
+    assert_eq!(chunks.last().expect("usage")["usage"]["completion_tokens_details"]["audio_tokens"], 42);
+
+    // An MP3 has 16,000 bytes a second here.
+    let mp3 = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, vec![0; 16_001]);
+    assert_eq!(bench.chat("mp3", heard(&mp3, "mp3", json!({}))).await.status, 200);
+    assert_eq!((bench.truth("mp3").prompt_audio_tokens, bench.truth("mp3").completion_audio_tokens), (11, 0));
+}
+
+#[tokio::test]
+async fn sound_that_cannot_be_counted_or_priced_is_refused_and_costs_nothing() {
+    let bench = Bench::calm();
+    for (body, why) in [
+        (heard(&wav(1), "wav", json!({"model": "gpt-4o-mini"})), "a model that does not hear"),
+        (heard(&wav(1), "flac", json!({})), "a format nobody knows"),
+        (heard("AAAA", "wav", json!({})), "no WAV"),
+        (heard("", "wav", json!({})), "nothing"),
+        (hello(json!({"modalities": ["audio"], "audio": {}})), "a model that does not speak"),
+        (hello(json!({"modalities": ["text", "smell"]})), "a modality nobody has"),
+        (heard(&wav(1), "wav", json!({"modalities": ["audio"]})), "no voice"),
+    ] {
+        assert_eq!(bench.chat("refused", body).await.status, 400, "{why}");
+    }
+    assert_eq!(bench.sim.truth().totals().attempts, 0);
+    assert_eq!(bench.chat("text", hello(json!({"modalities": ["text"]}))).await.status, 200);
+}
+
+// === Faults of the bill ===
+
+#[tokio::test]
+async fn a_limit_may_be_ignored_and_what_comes_after_it_is_billed_and_told() {
+    let bench = Bench::with_script(Scenario { tokens_past_limit: 9, ..Scenario::default() });
+    for limit in [1_u64, 5, 16, 300] {
+        let (id, field) =
+            (format!("over-{limit}"), if limit % 2 == 0 { "max_tokens" } else { "max_completion_tokens" });
+        let body = json!({field: limit});
+        let answer = bench.chat_with_fault(&id, "ignores-limit", hello(body.clone())).await.expect("headers");
+        let answer = Answer::read(answer).await.json();
+        assert_eq!(answer["choices"][0]["finish_reason"], "length");
+        assert_eq!(answer["usage"]["completion_tokens"], limit + 9);
+        let truth = bench.truth(&id);
+        assert_usage_is_the_truth(&answer["usage"], &truth);
+        assert_eq!((truth.fault, truth.usage_altered), (Some(Fault::IgnoresLimit), false));
+        assert_eq!(truth.cost_picousd, 11 * 150_000 + u128::from(limit + 9) * 600_000);
+        let id = format!("stream-{limit}");
+        let answer = bench.chat_with_fault(&id, "ignores-limit", streamed(body)).await.expect("headers");
+        let chunks = Answer::read(answer).await.chunks();
+        assert_eq!(chunks.last().expect("usage")["usage"]["completion_tokens"], limit + 9);
+        assert_eq!(bench.truth(&id).completion_tokens, limit + 9);
+    }
+    bench.chat("none", hello(json!({"model": "gpt-4o-mini+ignores-limit"}))).await;
+    assert_eq!(bench.truth("none").fault, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn late_usage_comes_long_after_the_last_of_the_content() {
+    let bench = Bench::here(Options::on_any_port());
+    let mut body = bench.chat_with_fault("late", "late-usage", streamed(json!({}))).await.expect("headers").into_body();
+    let start = tokio::time::Instant::now();
+    let mut before = String::new();
+    while start.elapsed().as_secs() == 0 {
+        match tokio::time::timeout(std::time::Duration::from_secs(1), body.frame()).await {
+            Ok(frame) => {
+                let data = frame.expect("a frame").expect("no error").into_data().expect("data");
+                before.push_str(std::str::from_utf8(&data).expect("text"));
+            }
+            Err(_) => break,
+        }
+    }
+    assert!(
+        before.contains(r#""finish_reason":"stop""#) && !before.contains(r#""usage":{"#) && !before.contains("[DONE]")
+    );
+    assert!(bench.truth("late").in_flight);
+    let after = body.collect().await.expect("the rest").to_bytes();
+    assert_eq!(start.elapsed().as_secs(), 5);
+    let after = std::str::from_utf8(&after).expect("text");
+    assert!(after.contains(r#""usage":{"#) && after.ends_with("data: [DONE]\n\n"), "{after}");
+    let truth = bench.truth("late");
+    assert!(truth.complete && truth.usage_sent && !truth.client_gone);
+
+    // Who leaves in the pause has had the whole answer, and is billed for it.
+    let body = bench.chat_with_fault("gone", "late-usage", streamed(json!({"max_tokens": 15}))).await.expect("headers");
+    let mut body = body.into_body();
+    body.frame().await.expect("a frame").expect("no error");
+    drop(body);
+    let truth = bench.truth_when("gone", |account| !account.in_flight).await;
+    assert_eq!((truth.completion_tokens, truth.complete, truth.client_gone), (15, false, true));
+}
+
+#[tokio::test]
+async fn usage_may_run_along_with_every_chunk() {
+    let bench = Bench::calm();
+    for (id, body) in [("asked", streamed(json!({"n": 2}))), ("unasked", hello(json!({"n": 2, "stream": true})))] {
+        let answer = bench.chat_with_fault(id, "usage-in-every-chunk", body).await.expect("headers");
+        let chunks = Answer::read(answer).await.chunks();
+        let told: Vec<u64> =
+            chunks.iter().map(|chunk| chunk["usage"]["completion_tokens"].as_u64().expect("a number")).collect();
+        assert!(told.is_sorted() && told[0] < told[told.len() - 1], "{told:?}");
+        assert!(chunks.iter().all(|chunk| chunk["choices"].as_array().is_some_and(|choices| choices.len() == 1)));
+        let truth = bench.truth(id);
+        let last = chunks.last().expect("a chunk");
+        assert_eq!(last["choices"][0]["finish_reason"], "stop");
+        assert_usage_is_the_truth(&last["usage"], &truth);
+        assert!(truth.complete && truth.usage_sent && !truth.usage_altered);
+    }
+}
+
+#[tokio::test]
+async fn an_error_may_come_after_some_tokens_and_they_are_billed() {
+    let bench = Bench::calm();
+    let answer = bench.chat_with_fault("e", "error-after-tokens", streamed(json!({}))).await.expect("headers");
+    assert_eq!(answer.status(), 200);
+    let answer = Answer::read(answer).await;
+    assert!(!answer.broke_off && !answer.text.contains("[DONE]"));
+    let data = answer.data();
+    // The role, three tokens, the error.
+    assert_eq!(data.len(), 5);
+    let error: Value = serde_json::from_str(data[4]).expect("JSON");
+    assert!(error["error"]["message"].is_string() && error["error"]["type"] == "server_error");
+    let truth = bench.truth("e");
+    assert_eq!((truth.completion_tokens, truth.complete, truth.usage_sent), (3, false, false));
+    assert_eq!(truth.cost_picousd, 11 * 150_000 + 3 * 600_000);
+    assert!(!truth.client_gone && !truth.in_flight);
+}
+
+#[tokio::test]
+async fn a_bill_may_be_higher_than_what_the_usage_said() {
+    let bench = Bench::calm();
+    for (id, body) in [("json", hello(json!({"max_tokens": 5}))), ("stream", streamed(json!({"max_tokens": 5})))] {
+        let answer = Answer::read(bench.chat_with_fault(id, "overbills", body).await.expect("headers")).await;
+        let usage = match id {
+            "json" => answer.json()["usage"].clone(),
+            _ => answer.chunks().last().expect("usage")["usage"].clone(),
+        };
+        assert_eq!(usage["completion_tokens"], 5);
+        let truth = bench.truth(id);
+        assert_eq!((truth.completion_tokens, truth.usage_altered, truth.complete), (12, true, true));
+        assert_eq!(truth.cost_picousd, 11 * 150_000 + 12 * 600_000);
+    }
+    let body = json!({"model": "text-embedding-3-small+overbills", "input": "two words"}).to_string();
+    let answer = bench.ask("/v1/embeddings", &[("x-request-id", "embedded")], body).await.json();
+    assert_eq!((&answer["usage"]["prompt_tokens"], bench.truth("embedded").prompt_tokens), (&json!(2), 9));
+    assert_eq!(bench.truth("embedded").cost_picousd, 9 * 20_000);
+}
+
+// === The bill ===
+
+#[tokio::test]
+async fn every_format_of_the_bill_is_the_truth() {
+    let faults = [(Fault::Cut, 0.2), (Fault::Error500, 0.1), (Fault::Overbills, 0.3), (Fault::IgnoresLimit, 0.1)];
+    let script = Scenario { faults: faults.into_iter().collect(), cached_share: 0.3, ..Scenario::default() };
+    let bench = Bench::with_script(script);
+    for at in 0..60 {
+        let (id, key) = (format!("bill-{}", at % 50), format!("Bearer sk-{}", at % 2));
+        let headers = [("x-request-id", &*id), ("authorization", &*key)];
+        let (path, body) = match at % 3 {
+            0 => ("/v1/chat/completions", hello(json!({"max_tokens": 30}))),
+            1 => ("/v1/chat/completions", streamed(json!({"model": "gpt-4o-2024-08-06"}))),
+            _ => ("/v1/embeddings", json!({"model": "text-embedding-3-small", "input": "some words", "dimensions": 2})),
+        };
+        Answer::read(bench.send(bench.post(path, &headers, body.to_string())).await.expect("headers")).await;
+    }
+    let totals = bench.sim.truth().totals();
+    assert_eq!((totals.attempts, totals.in_flight), (60, 0));
+
+    let lines = bench.get("/sim/usage.jsonl").await;
+    assert_eq!(lines.header("content-type"), "application/x-ndjson");
+    let lines: Vec<Value> = lines.text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(lines.len(), 60);
+    let costs = lines.iter().map(|line| line["cost_picousd"].as_str().expect("text").parse::<u128>().expect("digits"));
+    assert_eq!(costs.sum::<u128>(), totals.cost_picousd);
+    let keys: HashSet<_> = lines.iter().map(|line| line["api_key_id"].to_string()).collect();
+    assert_eq!(keys.len(), 2);
+    assert!(lines.iter().all(|line| line["started_at"].as_str() <= line["ended_at"].as_str()));
+    assert_eq!(bench.get("/sim/usage.jsonl?to=1").await.text, "");
+    assert_eq!(bench.get("/sim/usage.jsonl?until=1").await.status, 400);
+
+    // From a day before, in case this one ends while the test runs.
+    let ended = lines[0]["ended_at"].as_str().expect("text");
+    let start = &ended[..10];
+    let chats = bench.get("/v1/organization/usage/completions?start_time=0&limit=1").await.json();
+    assert_eq!(
+        (&chats["object"], &chats["has_more"], &chats["data"][0]["object"]),
+        (&json!("page"), &json!(true), &json!("bucket"))
+    );
+    let messages =
+        bench.get(&format!("/v1/organizations/usage_report/messages?starting_at={start}T00:00:00Z")).await.json();
+    let told = |field: &str| -> u64 {
+        let buckets = messages["data"].as_array().expect("a list").iter();
+        let results = buckets.flat_map(|bucket| bucket["results"].as_array().expect("a list"));
+        results.map(|result| result[field].as_u64().expect("a number")).sum()
+    };
+    assert_eq!(told("uncached_input_tokens") + told("cache_read_input_tokens"), totals.totals.prompt_tokens);
+    assert_eq!(told("output_tokens"), totals.totals.completion_tokens);
+    let cents = bench.get(&format!("/v1/organizations/cost_report?starting_at={start}T00:00:00Z")).await.json();
+    assert_eq!(cents["data"][0]["results"][0]["currency"], "USD");
+    assert_eq!(bench.get("/v1/organization/usage/completions").await.status, 400);
+    assert_eq!(bench.get("/v1/organization/usage/moderations?start_time=0").await.status, 404);
+    assert_eq!(bench.get("/v1/organization/usage/embeddings?start_time=0").await.status, 200);
+    assert_eq!(bench.get("/v1/organization/costs?start_time=0").await.status, 200);
+}
+
+#[tokio::test]
+async fn the_bill_is_shown_to_who_has_the_key() {
+    let bench = Bench::start(Options { require_key: Some("sk-right".to_owned()), ..Options::on_any_port() });
+    for (path, header, value, status) in [
+        ("/v1/organization/costs?start_time=0", "x-none", "", 401),
+        ("/v1/organization/costs?start_time=0", "authorization", "Bearer sk-right", 200),
+        ("/v1/organizations/cost_report?starting_at=2026-01-01T00:00:00Z", "x-none", "", 401),
+        ("/v1/organizations/cost_report?starting_at=2026-01-01T00:00:00Z", "x-api-key", "sk-wrong", 401),
+        ("/v1/organizations/cost_report?starting_at=2026-01-01T00:00:00Z", "x-api-key", "sk-right", 200),
+    ] {
+        let request = Request::get(format!("http://{}{path}", bench.sim.addr)).header(header, value);
+        let request = request.body(Full::default()).expect("a good request");
+        assert_eq!(bench.send(request).await.expect("an answer").status(), status, "{path} {header}");
+    }
+}
+
+#[tokio::test]
+async fn simulators_side_by_side_may_have_prices_of_their_own() {
+    let cheap = Bench::start(Options { price_percent: 50, ..Options::on_any_port() });
+    let script = r#"{"prices": {"gpt-4o-mini": {"input": "0.3", "cached_input": "0.1", "output": "1.25"}}}"#;
+    let dear = Bench::with_script(Scenario::parse(script).expect("valid"));
+    for (bench, input, output) in [(&cheap, 75_000, 300_000), (&dear, 300_000, 1_250_000)] {
+        bench.chat("x", hello(json!({"max_tokens": 4}))).await;
+        assert_eq!(bench.truth("x").cost_picousd, 11 * input + 4 * output);
+    }
+    assert!(tollgate_sim::spawn(Options { price_percent: u32::MAX, ..Options::on_any_port() }).is_err());
+}
+
+// === Many at once ===
+
+/// Streams that have all begun and of which none has ended, on few connections.
+#[tokio::test]
+async fn few_http2_connections_carry_ten_thousand_streams() {
+    const CONNECTIONS: usize = 5;
+    const STREAMS: usize = 2_000;
+    let script = Scenario { late_usage_ms: 3_600_000, ..Scenario::default() };
+    let bench = Bench::with_script(script);
+    let body = streamed(json!({"model": "gpt-4o-mini+late-usage", "max_tokens": 4})).to_string();
+    let mut asked = tokio::task::JoinSet::new();
+    let mut senders = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let stream = tokio::net::TcpStream::connect(bench.sim.addr).await.expect("connected");
+        let stream = hyper_util::rt::TokioIo::new(stream);
+        let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+        // Who gives up thousands of streams at once must allow himself to.
+        builder.max_local_error_reset_streams(STREAMS);
+        let (mut sender, connection) = builder.handshake(stream).await.expect("HTTP/2");
+        tokio::spawn(connection);
+        for _ in 0..STREAMS {
+            sender.ready().await.expect("the connection is up");
+            let answer = sender.send_request(bench.post("/v1/chat/completions", &[], body.clone()));
+            asked.spawn(async move {
+                let mut body = answer.await.expect("an answer").into_body();
+                let first = body.frame().await.expect("a frame").expect("no error");
+                (first.data_ref().is_some_and(|data| !data.is_empty()), body)
+            });
+        }
+        senders.push(sender);
+    }
+    let within = std::time::Duration::from_secs(60);
+    let begun = tokio::time::timeout(within, asked.join_all()).await.expect("none of them waits for another's end");
+    assert!(begun.len() == CONNECTIONS * STREAMS && begun.iter().all(|(said_something, _)| *said_something));
+    assert_eq!(bench.sim.truth().totals().in_flight, (CONNECTIONS * STREAMS) as u64);
+    // All leave at once, which is no reason to hang up on who stays.
+    drop(begun);
+    for mut sender in senders {
+        let request = bench.post("/v1/chat/completions", &[], hello(json!({})).to_string());
+        assert_eq!(sender.send_request(request).await.expect("an answer").status(), 200);
+    }
 }

@@ -1,14 +1,14 @@
 //! The keys in force, by digest: one look-up, whatever the number of keys. Built anew when the directory changes, but
-//! each key keeps its limiter, so that a change elsewhere does not refill anybody's allowance.
+//! each scope keeps its limiter, so that a change elsewhere does not refill anybody's allowance.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
-use tollgate_types::directory::{ApiKey, Directory, KeyScopes, Plan, Tariff, Tenant};
-use tollgate_types::{EndUserId, KeyId, ProjectId, Spender, TenantId, Timestamp, Zone};
+use tollgate_types::directory::{ApiKey, Directory, KeyScopes, Limits, Plan, Tariff, Tenant};
+use tollgate_types::{EndUserId, KeyId, PlanId, ProjectId, Refusal, Scope, Spender, TenantId, Timestamp, Zone};
 
-use crate::limits::KeyLimits;
+use crate::limits::{EndUsers, Limiter, Registry, Scopes};
 
 /// Who is asking: an API key, and all that follows from it.
 #[derive(Debug)]
@@ -22,7 +22,8 @@ pub struct Principal {
     pub tariff: Arc<Tariff>,
     /// The tenant's.
     pub zone: Zone,
-    pub limits: Arc<KeyLimits>,
+    pub limits: Arc<Scopes>,
+    end_users: Arc<EndUserLimits>,
     expires_at: Option<Timestamp>,
 }
 
@@ -32,6 +33,32 @@ pub struct Index {
     // The digests are outputs of a keyed hash: nobody outside can choose them, so neither how long a look-up takes nor
     // where it ends tells anything about a key.
     by_digest: HashMap<[u8; 32], Arc<Principal>, RandomState>,
+    limiters: Registry,
+}
+
+/// What a tenant's keys have from their tenant.
+#[derive(Clone, Debug)]
+struct Terms {
+    plan: Arc<Plan>,
+    tariff: Arc<Tariff>,
+    zone: Zone,
+    end_users: Arc<EndUserLimits>,
+}
+
+/// The limits of a tenant's end users: what each has, what some have instead, and how far they are used.
+#[derive(Debug, Default)]
+struct EndUserLimits {
+    each: Limits,
+    own: BTreeMap<EndUserId, Limits>,
+    used: Arc<EndUsers>,
+}
+
+/// Makes an index from the directory and the index before.
+struct Indexing<'a> {
+    directory: &'a Directory,
+    before: &'a Registry,
+    limiters: Registry,
+    plans: HashMap<&'a PlanId, (Arc<Plan>, Arc<Tariff>)>,
 }
 
 // === impl Index ===
@@ -39,23 +66,19 @@ pub struct Index {
 impl Index {
     /// The index of `directory`, with the limiters of `before`.
     pub fn of(directory: &Directory, before: &Self) -> Self {
-        let plans: HashMap<_, _> = directory.plans.iter().map(|(id, plan)| (id, Arc::new(plan.clone()))).collect();
-        let tariffs: HashMap<_, _> = plans.iter().map(|(id, plan)| (*id, Arc::new(plan.tariff.clone()))).collect();
-        let terms = |tenant: &Tenant| Terms {
-            plan: plans.get(&tenant.plan).map(Arc::clone),
-            tariff: match &tenant.tariff {
-                Some(own) => Some(Arc::new(own.clone())),
-                None => tariffs.get(&tenant.plan).map(Arc::clone),
-            },
-            zone: tenant.zone.clone(),
-        };
+        let shared = |plan: &Plan| (Arc::new(plan.clone()), Arc::new(plan.tariff.clone()));
+        let plans = directory.plans.iter().map(|(id, plan)| (id, shared(plan))).collect();
+        let mut indexing =
+            Indexing { directory, before: &before.limiters, limiters: Registry::default(), plans };
+        let terms: HashMap<_, _> =
+            directory.tenants.values().map(|tenant| (&tenant.id, indexing.terms(tenant))).collect();
         let mut by_digest = HashMap::with_capacity_and_hasher(directory.keys.len(), RandomState::default());
         for key in directory.keys.values().filter(|key| key.revoked_at.is_none()) {
-            let terms = directory.tenants.get(&key.tenant).map(&terms).unwrap_or_default();
-            let known = before.by_digest.get(&key.digest).map(|principal| &principal.limits);
-            by_digest.insert(key.digest, Arc::new(Principal::of(key, terms, known)));
+            // Every key has a tenant: the directory takes no other.
+            let Some(terms) = terms.get(&key.tenant) else { continue };
+            by_digest.insert(key.digest, Arc::new(indexing.principal(key, terms.clone())));
         }
-        Self { by_digest }
+        Self { by_digest, limiters: indexing.limiters }
     }
 
     pub fn by_digest(&self, digest: &[u8; 32]) -> Option<Arc<Principal>> {
@@ -63,39 +86,61 @@ impl Index {
     }
 }
 
-/// What a tenant's keys have from their tenant.
-#[derive(Default)]
-struct Terms {
-    plan: Option<Arc<Plan>>,
-    tariff: Option<Arc<Tariff>>,
-    zone: Zone,
+// === impl Indexing ===
+
+impl Indexing<'_> {
+    fn terms(&mut self, tenant: &Tenant) -> Terms {
+        let standard = || (Arc::new(Plan::standard()), Arc::default());
+        let (plan, tariff) = self.plans.get(&tenant.plan).cloned().unwrap_or_else(standard);
+        let id = &tenant.id;
+        let each = self.limits_of(&Scope::EachEndUser(id.clone()));
+        let all_of_them = |end: u8| Scope::EndUser(id.clone(), EndUserId([end; 16]));
+        let own = self.directory.limits.range(all_of_them(0)..=all_of_them(u8::MAX)).filter_map(|(scope, limits)| {
+            if let Scope::EndUser(_, user) = scope { Some((*user, *limits)) } else { None }
+        });
+        let own = own.collect();
+        let used = self.limiters.end_users(self.before, id);
+        let tariff = tenant.tariff.as_ref().map_or(tariff, |own| Arc::new(own.clone()));
+        Terms { plan, tariff, zone: tenant.zone.clone(), end_users: Arc::new(EndUserLimits { each, own, used }) }
+    }
+
+    fn limits_of(&self, scope: &Scope) -> Limits {
+        self.directory.limits.get(scope).copied().unwrap_or_default()
+    }
+
+    fn principal(&mut self, key: &ApiKey, terms: Terms) -> Principal {
+        let Terms { plan, tariff, zone, end_users } = terms;
+        let (tenant, project) = (key.tenant.clone(), key.project.clone());
+        let each_tenant = self.limits_of(&Scope::EachTenant(plan.id.clone()));
+        let scopes = [
+            (Scope::Platform, Limits::default()),
+            (Scope::Plan(plan.id.clone()), Limits::default()),
+            (Scope::Tenant(tenant.clone()), each_tenant),
+            (Scope::Project(tenant.clone(), project.clone()), Limits::default()),
+            (Scope::Key(tenant.clone(), key.id.clone()), key.limits.or(plan.key_limits)),
+        ];
+        let limiters = scopes.map(|(scope, inherited)| {
+            let limits = self.limits_of(&scope).or(inherited);
+            self.limiters.limiter(self.before, scope, limits)
+        });
+        Principal {
+            tenant,
+            project,
+            key: key.id.clone(),
+            scopes: key.scopes,
+            plan,
+            tariff,
+            zone,
+            limits: Arc::new(Scopes::new(limiters)),
+            end_users,
+            expires_at: key.expires_at,
+        }
+    }
 }
 
 // === impl Principal ===
 
 impl Principal {
-    fn of(key: &ApiKey, terms: Terms, known: Option<&Arc<KeyLimits>>) -> Self {
-        let Terms { plan, tariff, zone } = terms;
-        let plan = plan.unwrap_or_else(|| Arc::new(Plan::standard()));
-        let limits = key.limits.or(plan.key_limits);
-        let (per_minute, parallel) = (limits.requests_per_minute, limits.parallel_requests);
-        let limits = match known {
-            Some(limits) if limits.are(per_minute, parallel) => Arc::clone(limits),
-            _ => Arc::new(KeyLimits::new(per_minute, parallel)),
-        };
-        Self {
-            tenant: key.tenant.clone(),
-            project: key.project.clone(),
-            key: key.id.clone(),
-            scopes: key.scopes,
-            plan,
-            tariff: tariff.unwrap_or_default(),
-            zone,
-            limits,
-            expires_at: key.expires_at,
-        }
-    }
-
     /// Everybody it spends for.
     pub fn spender(&self, end_user: Option<EndUserId>) -> Spender {
         Spender {
@@ -105,6 +150,13 @@ impl Principal {
             key: self.key.clone(),
             end_user,
         }
+    }
+
+    /// The limiter of one of the tenant's end users; none where they are not limited.
+    pub fn end_user_limiter(&self, user: EndUserId, now: Timestamp) -> Result<Option<Arc<Limiter>>, Refusal> {
+        let EndUserLimits { each, own, used } = &*self.end_users;
+        let limits = own.get(&user).copied().unwrap_or_default().or(*each);
+        if limits == Limits::default() { Ok(None) } else { used.limiter(user, limits, now).map(Some) }
     }
 
     pub fn has_ended(&self, now: Timestamp) -> bool {

@@ -19,7 +19,7 @@ use tollgate_types::directory::{Directory, Sealed, TightBudget};
 use tollgate_types::{Call, Clock, EndUserId, PicoSum, PicoUsd, Refusal, RequestId, Surface, Timestamp};
 
 pub use crate::index::{Index, Principal};
-pub use crate::limits::{InFlight, RateState};
+pub use crate::limits::{Entry, RateState};
 pub use crate::permit::{Granted, Permit, Pricing, Settled};
 use crate::price::{PriceBooks, Rate};
 
@@ -49,8 +49,7 @@ pub struct Target {
 /// A principal that was let in; its place among the parallel requests is given back when this is dropped.
 #[derive(Debug)]
 pub struct Entered {
-    in_flight: InFlight,
-    rate: RateState,
+    entry: Entry,
 }
 
 /// What the request is to be known by.
@@ -109,10 +108,17 @@ impl Admission {
 
     /// Lets a principal in at one of the surfaces, within its key's scopes and limits. Comes before anything is read of
     /// the request, so that a key cannot make us hold more requests than it may have.
-    pub fn enter(&self, principal: &Principal, surface: Surface) -> Result<Entered, Refusal> {
+    pub fn enter(
+        &self,
+        principal: &Principal,
+        surface: Surface,
+        end_user: Option<EndUserId>,
+    ) -> Result<Entered, Refusal> {
         check_scope(principal, surface)?;
-        let (in_flight, rate) = principal.limits.enter(self.clock.now())?;
-        Ok(Entered { in_flight, rate })
+        let now = self.clock.steady();
+        let end_user = end_user.map(|user| principal.end_user_limiter(user, now)).transpose()?.flatten();
+        let entry = Entry::enter(&principal.limits, end_user, now)?;
+        Ok(Entered { entry })
     }
 
     /// Judges a call, and holds what it may cost against every cap it falls under.
@@ -126,7 +132,7 @@ impl Admission {
         identity: Identity,
     ) -> Result<Permit<L>, Refusal> {
         let now = self.clock.now();
-        let Entered { in_flight, rate } = entered;
+        let Entered { mut entry } = entered;
         let pricing = self.price(&principal, call, target, now)?;
         let wanted = wanted_output(call, target);
         let draft = Draft {
@@ -146,10 +152,13 @@ impl Admission {
         // Asked before the lock is taken: a bound that overflows is no bound.
         hold.of(wanted).ok_or_else(|| Refusal::invalid("the request asks for more tokens than can be priced"))?;
         let clamp = principal.plan.tight_budget == TightBudget::Clamp;
-        let (reservation, output_tokens) =
-            books.reserve(draft, |headroom| hold.within(headroom, clamp)).map_err(refusal_of)?;
+        entry.reserve_tokens(hold.tokens(wanted), self.clock.steady())?;
+        let reserved = books.reserve(draft, |headroom| hold.within(headroom, clamp));
+        let granted = reserved.as_ref().map_or(0, |(_, output_tokens)| hold.tokens(*output_tokens));
+        entry.settle(granted, self.clock.steady());
+        let (reservation, output_tokens) = reserved.map_err(refusal_of)?;
         let granted = Granted { output_tokens };
-        Ok(Permit { reservation, principal, pricing, granted, rate, in_flight })
+        Ok(Permit { reservation, principal, pricing, granted, entry, clock: self.clock.clone() })
     }
 
     fn price(
@@ -236,6 +245,14 @@ impl Hold<'_> {
     fn input_tokens(&self, rate: &Rate) -> Option<u64> {
         let images = self.call.images.checked_mul(rate.image_tokens_max.unwrap_or(0))?;
         self.call.input_bytes.checked_add(images)
+    }
+
+    /// The most tokens that the call can use with so many of output per choice, as limits count them.
+    fn tokens(&self, output: u64) -> u64 {
+        let Call { input_bytes, choices, prediction_bytes, .. } = self.call;
+        let input = self.pricing.rate.as_ref().map_or(Some(*input_bytes), |rate| self.input_tokens(rate));
+        let output = output.saturating_mul(*choices).saturating_add(*prediction_bytes);
+        input.unwrap_or(u64::MAX).saturating_add(output)
     }
 
     /// The bound for `tokens` of output per choice. `None` if it overflows.

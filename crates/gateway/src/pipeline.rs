@@ -72,7 +72,8 @@ pub async fn serve(
     // Who asks, before anything is read of what they ask.
     let principal = app.admission.authenticate(headers::api_key(&head.headers), tenant)?;
     check_project(&principal, &head.headers)?;
-    let entered = app.admission.enter(&principal, surface)?;
+    let end_user = end_user(app, &principal, &head.headers)?;
+    let entered = app.admission.enter(&principal, surface, end_user)?;
 
     // What is asked.
     let body = body::read(incoming, app.server.body_bytes_max, app.server.body_timeout).await?;
@@ -84,7 +85,6 @@ pub async fn serve(
     let attribution = seal_attribution(app, &principal, &head.headers)?;
 
     // Whether it may be, and the money for it.
-    let end_user = end_user(app, &principal, &head.headers)?;
     let identity = Identity { id, end_user, idempotency: None, attribution };
     let mut permit =
         app.admission.admit(&app.books, Arc::clone(&principal), entered, &wire.call, &route.target, identity)?;
@@ -300,14 +300,13 @@ async fn reply_whole(mut under_way: Underway, permit: AppPermit, whole: Bytes) -
     let Ok(usage) = answer::usage_in(&whole) else {
         return Err(broken(under_way, permit, ProviderFaultKind::MalformedAnswer).await);
     };
-    let rate = permit.rate;
     let outcome = if usage.is_some() { Outcome::Completed } else { Outcome::UsageMissing };
     let settled = match usage {
         Some(usage) => permit.settle(usage, outcome),
         None => permit.settle_bounded(outcome),
     };
     under_way.check_overrun(&settled);
-    let Settled { amounts, position, .. } = settled;
+    let Settled { amounts, position, rate, .. } = settled;
     under_way.at_stake = Some(amounts);
     if let Some(position) = position {
         under_way.app.journal.durable(position).await.map_err(|_| Refusal::LedgerUnavailable)?;
@@ -321,7 +320,7 @@ async fn reply_whole(mut under_way: Underway, permit: AppPermit, whole: Bytes) -
 }
 
 fn stream(under_way: Underway, permit: AppPermit, answer: Answer, include_usage: bool) -> Response<Body> {
-    let (model, rate) = (Arc::clone(&under_way.route.target.model), permit.rate);
+    let (model, rate) = (Arc::clone(&under_way.route.target.model), permit.rate());
     let body = StreamBody::new(under_way, permit, answer.body, !include_usage);
     let mut response = Response::new(Body::Stream(Box::new(body)));
     let headers = response.headers_mut();

@@ -1,7 +1,7 @@
 //! The only file that reads the clock. Everything else is handed a [`Timestamp`] or a [`Clock`].
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::Timestamp;
@@ -23,6 +23,19 @@ impl Clock {
         match self {
             Self::System => system_now(),
             Self::Manual(micros) => Timestamp(micros.load(Ordering::SeqCst)),
+        }
+    }
+
+    /// The time of a clock that nobody sets: the machine's time when it was first asked, and what has passed since then. For
+    /// what is measured against it later in the same process, such as rates.
+    pub fn steady(&self) -> Timestamp {
+        static ORIGIN: OnceLock<(Timestamp, Stopwatch)> = OnceLock::new();
+        match self {
+            Self::System => {
+                let (began, since) = ORIGIN.get_or_init(|| (system_now(), Stopwatch::start()));
+                began.plus(since.elapsed())
+            }
+            Self::Manual(_) => self.now(),
         }
     }
 

@@ -24,8 +24,8 @@ pub enum Refusal {
     PriceUnknown { what: String },
     #[error("{0}")]
     BudgetExceeded(BudgetExceeded),
-    #[error("{what} of this key are limited to {limit}; retry in {} ms", retry_after.as_millis())]
-    RateLimited { what: &'static str, limit: u64, retry_after: Duration },
+    #[error("{0}")]
+    RateLimited(RateLimited),
     #[error("{reason}; retry in {} s", retry_after.as_secs().max(1))]
     Overloaded { reason: &'static str, retry_after: Duration },
     #[error("{0}")]
@@ -46,6 +46,17 @@ pub struct BudgetExceeded {
     pub left: PicoSum,
     pub needed: PicoUsd,
     pub resets_at: Option<Timestamp>,
+}
+
+/// A limit said no: whose and of what, how much it is, and when to come again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RateLimited {
+    pub scope: &'static str,
+    pub what: &'static str,
+    /// `None` where the scope is shared with other tenants: its amounts would tell of them.
+    pub limit: Option<u64>,
+    /// `None`: the request alone is more than the limit ever allows, and waiting does not help.
+    pub retry_after: Option<Duration>,
 }
 
 /// The provider's fault, in words for the caller. The provider's own text goes through only where it is about the
@@ -94,7 +105,7 @@ impl Refusal {
             Self::UnboundedRequest { .. } => "unbounded_request",
             Self::PriceUnknown { .. } => "price_unknown",
             Self::BudgetExceeded(_) => "budget_exceeded",
-            Self::RateLimited { .. } => "rate_limited",
+            Self::RateLimited(_) => "rate_limited",
             Self::Overloaded { .. } => "overloaded",
             Self::Provider(fault) if matches!(fault.kind, ProviderFaultKind::Timeout(_)) => "provider_timeout",
             Self::Provider(_) => "provider_error",
@@ -117,6 +128,26 @@ impl std::fmt::Display for BudgetExceeded {
         match resets_at {
             Some(at) => write!(f, "it resets at {at}"),
             None => write!(f, "it does not reset by itself"),
+        }
+    }
+}
+
+impl std::fmt::Display for RateLimited {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { scope, what, limit, retry_after } = self;
+        let millis = retry_after.map(|wait| wait.as_micros().div_ceil(1000));
+        match (limit, millis) {
+            (Some(limit), Some(millis)) => {
+                write!(f, "{what} of this {scope} are limited to {limit}; retry in {millis} ms")
+            }
+            (Some(limit), None) => {
+                write!(
+                    f,
+                    "{what} of this {scope} are limited to {limit}, and this request alone needs more: it can never fit"
+                )
+            }
+            (None, Some(millis)) => write!(f, "the {scope} is busy; retry in {millis} ms"),
+            (None, None) => write!(f, "this request alone needs more {what} than the {scope} has: it can never fit"),
         }
     }
 }

@@ -19,6 +19,9 @@ const CACHE: HeaderName = HeaderName::from_static("x-tollgate-cache");
 const LIMIT_REQUESTS: HeaderName = HeaderName::from_static("x-ratelimit-limit-requests");
 const REMAINING_REQUESTS: HeaderName = HeaderName::from_static("x-ratelimit-remaining-requests");
 const RESET_REQUESTS: HeaderName = HeaderName::from_static("x-ratelimit-reset-requests");
+const LIMIT_TOKENS: HeaderName = HeaderName::from_static("x-ratelimit-limit-tokens");
+const REMAINING_TOKENS: HeaderName = HeaderName::from_static("x-ratelimit-remaining-tokens");
+const RESET_TOKENS: HeaderName = HeaderName::from_static("x-ratelimit-reset-tokens");
 
 const END_USER: HeaderName = HeaderName::from_static("x-tollgate-end-user");
 
@@ -80,10 +83,13 @@ pub fn admitted(headers: &mut HeaderMap, model: &str, rate: RateState) {
         headers.insert(MODEL, model);
     }
     headers.insert(CACHE, HeaderValue::from_static("bypass"));
-    if let Some(allowance) = rate.requests {
-        headers.insert(LIMIT_REQUESTS, HeaderValue::from(allowance.limit));
-        headers.insert(REMAINING_REQUESTS, HeaderValue::from(allowance.remaining));
-        headers.insert(RESET_REQUESTS, value(&duration(allowance.reset)));
+    let requests = [LIMIT_REQUESTS, REMAINING_REQUESTS, RESET_REQUESTS];
+    let tokens = [LIMIT_TOKENS, REMAINING_TOKENS, RESET_TOKENS];
+    for (allowance, [limit, remaining, reset]) in [(rate.requests, requests), (rate.tokens, tokens)] {
+        let Some(allowance) = allowance else { continue };
+        headers.insert(limit, HeaderValue::from(allowance.limit));
+        headers.insert(remaining, HeaderValue::from(allowance.remaining));
+        headers.insert(reset, value(&duration(allowance.reset)));
     }
 }
 
@@ -125,6 +131,7 @@ fn value(text: &str) -> HeaderValue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tollgate_admission::limits::Allowance;
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         pairs.iter().map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v))).collect()
@@ -150,6 +157,25 @@ mod tests {
         check(1500, "1.500s");
         check(2000, "2s");
         check(360_000, "6m0s");
+    }
+
+    #[test]
+    fn an_answer_says_what_is_left_of_requests_and_of_tokens_where_they_are_limited() {
+        let requests = Allowance { limit: 60, remaining: 59, reset: Duration::from_secs(1) };
+        let tokens = Allowance { limit: u64::MAX, remaining: 7, reset: Duration::from_millis(1500) };
+        let names = ["limit", "remaining", "reset"].map(|part| format!("x-ratelimit-{part}"));
+        let check = |rate: RateState, kind: &str, expected: Option<[&str; 3]>| {
+            let mut headers = HeaderMap::new();
+            admitted(&mut headers, "m", rate);
+            let found = names.each_ref().map(|name| headers.get(format!("{name}-{kind}")).cloned());
+            let expected = expected.map_or([const { None }; 3], |all| all.map(|text| Some(value(text))));
+            assert_eq!(found, expected, "{kind}");
+        };
+        let both = RateState { requests: Some(requests), tokens: Some(tokens) };
+        check(both, "requests", Some(["60", "59", "1s"]));
+        check(both, "tokens", Some(["18446744073709551615", "7", "1.500s"]));
+        check(RateState { requests: None, ..both }, "requests", None);
+        check(RateState { tokens: None, ..both }, "tokens", None);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
 use serde_json::json;
 use tollgate_types::Refusal;
-use tollgate_types::refusal::{ProviderFault, ProviderFaultKind};
+use tollgate_types::refusal::{ProviderFault, ProviderFaultKind, RateLimited};
 
 const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
@@ -60,7 +60,7 @@ pub fn status(refusal: &Refusal) -> StatusCode {
         Refusal::ModelNotFound { .. } | Refusal::NotFound => StatusCode::NOT_FOUND,
         Refusal::UnboundedRequest { .. } => StatusCode::UNPROCESSABLE_ENTITY,
         Refusal::PriceUnknown { .. } => StatusCode::PAYMENT_REQUIRED,
-        Refusal::BudgetExceeded(_) | Refusal::RateLimited { .. } | Refusal::Overloaded { .. } => {
+        Refusal::BudgetExceeded(_) | Refusal::RateLimited(_) | Refusal::Overloaded { .. } => {
             StatusCode::TOO_MANY_REQUESTS
         }
         Refusal::Provider(ProviderFault { kind: ProviderFaultKind::Timeout(_), .. }) => StatusCode::GATEWAY_TIMEOUT,
@@ -80,7 +80,7 @@ fn kind(refusal: &Refusal) -> &'static str {
         Refusal::InvalidApiKey => "authentication_error",
         Refusal::RoleDenied { .. } => "permission_error",
         Refusal::BudgetExceeded(_) => "insufficient_quota",
-        Refusal::RateLimited { .. } | Refusal::Overloaded { .. } => "rate_limit_error",
+        Refusal::RateLimited(_) | Refusal::Overloaded { .. } => "rate_limit_error",
         Refusal::Provider(_) | Refusal::LedgerUnavailable => "api_error",
     }
 }
@@ -94,9 +94,8 @@ enum Retry {
 fn retry(refusal: &Refusal) -> Retry {
     match refusal {
         Refusal::BudgetExceeded(_) => Retry::Never,
-        Refusal::RateLimited { retry_after, .. } | Refusal::Overloaded { retry_after, .. } => {
-            Retry::After(*retry_after)
-        }
+        Refusal::RateLimited(RateLimited { retry_after: Some(wait), .. }) => Retry::After(*wait),
+        Refusal::Overloaded { retry_after, .. } => Retry::After(*retry_after),
         Refusal::LedgerUnavailable => Retry::After(LEDGER_RETRY),
         Refusal::Provider(ProviderFault { retry_after: Some(wait), .. }) => Retry::After(*wait),
         // The SDKs retry 5xx by themselves; what was sent already may be billed, so the caller is to decide.
@@ -138,7 +137,9 @@ mod tests {
         check(Refusal::UnboundedRequest { what: "w".to_owned(), advice: "a" }, 422, "unbounded_request", NEVER);
         check(Refusal::PriceUnknown { what: "w".to_owned() }, 402, "price_unknown", NEVER);
         let after = [Some("2"), Some("1500"), Some("true")];
-        check(Refusal::RateLimited { what: "w", limit: 1, retry_after: wait }, 429, "rate_limited", after);
+        let limited = |retry_after| RateLimited { scope: "key", what: "w", limit: Some(1), retry_after };
+        check(Refusal::RateLimited(limited(Some(wait))), 429, "rate_limited", after);
+        check(Refusal::RateLimited(limited(None)), 429, "rate_limited", NEVER);
         check(Refusal::Overloaded { reason: "r", retry_after: wait }, 429, "overloaded", after);
         check(provider(ProviderFaultKind::Status(500), None), 502, "provider_error", UNSAID);
         check(provider(ProviderFaultKind::Status(429), Some(wait)), 502, "provider_error", after);

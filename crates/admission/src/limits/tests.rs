@@ -460,17 +460,20 @@ fn an_end_user_is_forgotten_only_when_it_does_not_differ_from_a_new_one() {
         let limiter = users.limiter(EndUserId(user.to_be_bytes()), limits, at(now))?;
         Entry::enter(&listed, Some(limiter), at(now))
     };
-    let (runs, late) = (u128::MAX, u128::MAX - 1);
+    let (runs, late, about_to) = (u128::MAX, u128::MAX - 1, EndUserId([0xaa; 16]));
     let running = enter(runs, 0).expect("there is room");
+    let about_to_enter = users.limiter(about_to, limits, at(0)).expect("there is room");
     assert!(enter(runs, 0).is_err(), "it has one in flight");
-    for n in 1..END_USERS_MAX as u128 {
+    for n in 2..END_USERS_MAX as u128 {
         drop(enter(n, 0).expect("there is room"));
     }
     let full = enter(late, 0).expect_err("all are in flight or have just used something up");
     assert!(matches!(full, Refusal::Overloaded { .. }), "{full}");
     assert!(enter(7, 0).is_ok(), "who is known already comes in");
     assert!(enter(late, 1_000_000).is_ok(), "after a second all but one are whole again");
-    assert_eq!(users.known(), 3, "the one that runs, the one that came twice, and the new one");
+    assert_eq!(users.known(), 4, "who runs, who is about to, who came twice, and who is new");
+    let same = users.limiter(about_to, limits, at(1_000_000)).expect("it is known");
+    assert!(Arc::ptr_eq(&about_to_enter, &same), "else it could enter twice");
     assert!(enter(runs, 1_000_000).is_err(), "still in flight, and still known");
     drop(running);
 }

@@ -113,8 +113,9 @@ pub fn settled_comment(id: RequestId, amounts: Amounts, remaining: Option<PicoSu
     text
 }
 
-/// OpenAI's way to write a duration: `12ms`, `1.5s`, `6m0s`.
+/// OpenAI's way to write a duration: `12ms`, `1.5s`, `6m0s`. Rounded up to a millisecond: what is promised is there then.
 fn duration(duration: Duration) -> String {
+    let duration = Duration::from_millis(u64::try_from(duration.as_micros().div_ceil(1000)).unwrap_or(u64::MAX));
     let (seconds, millis) = (duration.as_secs(), duration.subsec_millis());
     match (seconds / 60, seconds % 60) {
         (0, 0) => format!("{millis}ms"),
@@ -157,6 +158,7 @@ mod tests {
         check(1500, "1.500s");
         check(2000, "2s");
         check(360_000, "6m0s");
+        assert_eq!(duration(Duration::from_micros(999_001)), "1s");
     }
 
     #[test]

@@ -15,11 +15,12 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("ledger", &["types"]),
     ("store", &["types", "ledger"]),
     ("admission", &["types", "ledger"]),
-    ("serving", &["types"]),
+    ("tokens", &[]),
+    ("serving", &["types", "tokens"]),
     ("client", &[]),
     ("sim", &[]),
     ("bench", &[]),
-    ("gateway", &["types", "ledger", "store", "admission", "serving", "client", "sim", "bench"]),
+    ("gateway", &["types", "ledger", "store", "admission", "serving", "tokens", "client", "sim", "bench"]),
     ("xtask", &[]),
 ];
 

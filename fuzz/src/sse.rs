@@ -1,9 +1,10 @@
 //! A provider's stream: it may be cut anywhere without changing what comes out; who asked for usage gets every byte;
-//! for who did not, each event comes out as it was but for its usage.
+//! for who did not, each event comes out as it was but for its usage. What was granted changes nothing until it is used up.
 
 use bytes::Bytes;
 use serde_json::Value;
 use tollgate_serving::answer::usage_in;
+use tollgate_serving::meter::Granted;
 use tollgate_serving::sse::{Broken, Scanner};
 use tollgate_types::Usage;
 
@@ -23,6 +24,11 @@ pub const TARGET: Target = Target {
         "\u{1}\u{2}\u{3}\u{4}data:{\"usage\": null ,\"choices\":[{}]}\r\n\r\ndata: {\"choices\":[ ],\"usage\":{\"prompt_tokens\":1}}\r\n\r\ndata: [DONE]\r\n\r\n",
         "\u{1}\u{2}\u{3}\u{4}event: x\nid: 1\ndata: {\"choices\":[{}],\"x\":{\"usage\":{}}}\n\ndata: {\"error\":{\"message\":\"m\"}}\n\n",
         "\u{1}\u{2}\u{3}\u{4}data: {\"choices\":[{\"delta\":{}}]}\n\ndata: <html>\n\n",
+        concat!(
+            "\u{1}\u{2}\u{3}\u{4}data: {\"id\":\"1\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"}}]}\n\n",
+            "data: {\"id\":\"1\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"b\"}}]}\n\n",
+            "data: {\"id\":\"1\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"c\"}}]}\n\n",
+        ),
     ],
     words: &[
         "data: ",
@@ -44,6 +50,9 @@ pub const TARGET: Target = Target {
         ": c\n",
         "\"usage\"",
         "}",
+        "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"x\"}}]}\n\n",
+        "data: {\"choices\":[{\"index\":1,\"delta\":{\"content\":\"\\\"\"},\"finish_reason\":null}]}\n\n",
+        "\"finish_reason\":\"stop\"",
     ],
     takes_noise: false,
 };
@@ -66,6 +75,13 @@ pub fn check_sse(data: &[u8]) {
             assert!(stream.starts_with(&whole.out), "who asked gets every byte");
             assert_eq!(whole.out.len(), expected.read_up_to, "up to where the stream ended");
         }
+        for tokens_per_choice in [0, 1, 3] {
+            let granted = Some(Granted { tokens_per_choice, choices: tokens_per_choice.max(1), tokenizer: None });
+            let bounded = scan_within(granted, stream, hide_usage, &[]);
+            assert_eq!(bounded, scan_within(granted, stream, hide_usage, cuts), "however it is cut");
+            assert!(bounded.cut || bounded == whole, "what was granted covers it, so it is as it was");
+            assert!(!(bounded.cut && bounded.done), "a stream that was cut does not come to its own end");
+        }
     }
 }
 
@@ -75,12 +91,17 @@ struct Scanned {
     usage: Option<Usage>,
     done: bool,
     broken: Option<Broken>,
+    cut: bool,
     chunks: u64,
 }
 
-/// What comes out if the stream arrives in pieces, whose lengths are taken from `cuts` in turn.
 fn scan(stream: &[u8], hide_usage: bool, cuts: &[u8]) -> Scanned {
-    let mut scanner = Scanner::new(hide_usage);
+    scan_within(None, stream, hide_usage, cuts)
+}
+
+/// What comes out if the stream arrives in pieces, whose lengths are taken from `cuts` in turn.
+fn scan_within(granted: Option<Granted>, stream: &[u8], hide_usage: bool, cuts: &[u8]) -> Scanned {
+    let mut scanner = Scanner::new(hide_usage, granted);
     let mut out = Vec::new();
     let mut rest = stream;
     let mut lengths = cuts.iter().map(|cut| usize::from(*cut).max(1)).cycle();
@@ -89,7 +110,8 @@ fn scan(stream: &[u8], hide_usage: bool, cuts: &[u8]) -> Scanned {
         out.extend_from_slice(&scanner.push(Bytes::copy_from_slice(piece)));
         rest = after;
     }
-    Scanned { out, usage: scanner.usage, done: scanner.done, broken: scanner.broken, chunks: scanner.chunks }
+    let Scanner { usage, done, broken, cut, chunks, .. } = scanner;
+    Scanned { out, usage, done, broken, cut, chunks }
 }
 
 /// The same stream, read line by line and each event in full.

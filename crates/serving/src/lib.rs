@@ -5,10 +5,12 @@
 //! - [`backend`]: the connections of one worker to one provider; an error says whether the work may have been done.
 //! - [`top_level`]: finds the top-level members of a JSON object without rebuilding it.
 //! - [`answer`]: what a whole answer says of its usage.
+//! - [`meter`]: how much a stream has answered at least, against what was granted.
 //! - [`sse`]: reads a stream as it passes, line by line.
 
 pub mod answer;
 pub mod backend;
+pub mod meter;
 pub mod preset;
 pub mod provider;
 pub mod sse;

@@ -1,12 +1,14 @@
-//! Reads a provider's stream as it passes. Bytes are forwarded as they are; only three things are touched: the usage we
-//! asked for and the caller did not, the end mark `[DONE]`, which is ours to send once the books are durable, and what
-//! is not an event at all, which ends the stream as broken.
+//! Reads a provider's stream as it passes. Bytes are forwarded as they are; only four things are touched: the usage we
+//! asked for and the caller did not, the end mark `[DONE]`, which is ours to send once the books are durable, what is
+//! not an event at all, which ends the stream as broken, and what goes on beyond what was granted: it ends as an answer
+//! does that has come to its limit.
 
 use bytes::{Bytes, BytesMut};
 use memchr::{memchr, memmem};
 use tollgate_types::Usage;
 
 use crate::answer;
+use crate::meter::{Granted, Meter};
 use crate::top_level::TopLevel;
 
 /// One event is no longer than this.
@@ -28,8 +30,12 @@ pub struct Scanner {
     pub done: bool,
     /// The provider sent an error event, or something that is not an event.
     pub broken: Option<Broken>,
+    /// The answer is longer than was granted: nothing after it passes, and what passed ends like a limited answer. No
+    /// usage is made up for who asked for it: the provider's did not come, and ours would be a lower bound at best.
+    pub cut: bool,
     /// Events with at least one choice that passed.
     pub chunks: u64,
+    meter: Option<Meter>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,13 +49,19 @@ enum Verdict {
     Remove,
     Replace(Vec<u8>),
     Stop,
+    /// Stop, and end so.
+    Cut(Vec<u8>),
 }
+
+/// What the last chunks have in common with the ones before them.
+const LASTING: [&str; 6] = ["id", "object", "created", "model", "service_tier", "system_fingerprint"];
 
 // === impl Scanner ===
 
 impl Scanner {
-    /// `hide_usage` if the caller did not ask for the usage that we always ask for.
-    pub fn new(hide_usage: bool) -> Self {
+    /// `hide_usage` if the caller did not ask for the usage that we always ask for. Where nothing is granted nothing is
+    /// counted, and the stream may go on.
+    pub fn new(hide_usage: bool, granted: Option<Granted>) -> Self {
         let carry = BytesMut::new();
         Self {
             hide_usage,
@@ -59,14 +71,21 @@ impl Scanner {
             usage_is_final: false,
             done: false,
             broken: None,
+            cut: false,
             chunks: 0,
+            meter: granted.map(Meter::new),
         }
+    }
+
+    /// Output tokens of all choices so far: a lower bound of what the provider counts.
+    pub fn output_tokens(&self) -> u64 {
+        self.meter.as_ref().map_or(0, Meter::tokens)
     }
 
     /// Takes the next piece of the stream and gives what of it is to be forwarded: the piece itself, wherever nothing
     /// had to be touched.
     pub fn push(&mut self, piece: Bytes) -> Bytes {
-        if self.done || self.broken.is_some() {
+        if self.done || self.cut || self.broken.is_some() {
             return Bytes::new();
         }
         let text = if self.carry.is_empty() {
@@ -91,6 +110,11 @@ impl Scanner {
                 Verdict::Remove => drop(out.get_or_insert_with(|| BytesMut::from(&text[..at]))),
                 Verdict::Replace(new) => {
                     out.get_or_insert_with(|| BytesMut::from(&text[..at])).extend_from_slice(&new);
+                }
+                Verdict::Cut(end) => {
+                    let mut out = out.unwrap_or_else(|| BytesMut::from(&text[..at]));
+                    out.extend_from_slice(&end);
+                    return out.freeze();
                 }
                 Verdict::Stop => {
                     return out.map_or_else(|| text.slice(..at), BytesMut::freeze);
@@ -130,10 +154,44 @@ impl Scanner {
             return Verdict::Stop;
         }
         self.chunks += 1;
-        if memmem::find(data, b"\"usage\"").is_none() && memmem::find(data, b"\"error\"").is_none() {
-            return Verdict::Keep;
+        let verdict = if memmem::find(data, b"\"usage\"").is_none() && memmem::find(data, b"\"error\"").is_none() {
+            Verdict::Keep
+        } else {
+            self.look_into(data, line)
+        };
+        match verdict {
+            Verdict::Keep | Verdict::Replace(_) if !self.is_covered(data) => self.cut_before(data),
+            verdict => verdict,
         }
-        self.look_into(data, line)
+    }
+
+    /// Whether what was granted covers this event too. What comes after the usage of the whole is in it already.
+    fn is_covered(&mut self, data: &[u8]) -> bool {
+        let Some(meter) = self.meter.as_mut().filter(|_| !self.usage_is_final) else { return true };
+        meter.covers(data)
+    }
+
+    /// Ends every choice that has not ended, in chunks like the one that goes too far.
+    fn cut_before(&mut self, data: &[u8]) -> Verdict {
+        self.cut = true;
+        self.chunks -= 1;
+        let mut head = String::from("data: {");
+        if let Ok(top) = TopLevel::parse(data) {
+            for name in LASTING {
+                if let Some(value) = top.get(name) {
+                    head.extend(["\"", name, "\":", value.get(), ","]);
+                }
+            }
+        }
+        let mut end = String::new();
+        for index in self.meter.iter().flat_map(Meter::unfinished) {
+            end.push_str(&head);
+            end.push_str(r#""choices":[{"index":"#);
+            end.push_str(&index.to_string());
+            end.push_str(r#","delta":{},"logprobs":null,"finish_reason":"length"}]}"#);
+            end.push_str("\n\n");
+        }
+        Verdict::Cut(end.into_bytes())
     }
 
     /// Looks into an event that mentions usage or an error.
@@ -189,7 +247,7 @@ mod tests {
     );
 
     fn run(stream: &str, hide: bool, cuts: &[usize]) -> (String, Scanner) {
-        let mut scanner = Scanner::new(hide);
+        let mut scanner = Scanner::new(hide, None);
         let mut out = Vec::new();
         let mut from = 0;
         for cut in cuts.iter().copied().chain([stream.len()]) {
@@ -235,7 +293,7 @@ mod tests {
     #[test]
     fn untouched_pieces_are_forwarded_without_a_copy() {
         let piece = Bytes::from_static(b"data: {\"choices\":[{\"index\":0}]}\n\n");
-        let out = Scanner::new(true).push(piece.clone());
+        let out = Scanner::new(true, None).push(piece.clone());
         assert_eq!((out.as_ptr(), out.len()), (piece.as_ptr(), piece.len()));
     }
 
@@ -257,7 +315,7 @@ mod tests {
 
     #[test]
     fn an_endless_line_is_bounded() {
-        let mut scanner = Scanner::new(true);
+        let mut scanner = Scanner::new(true, None);
         let piece = Bytes::from(vec![b'x'; 1024 * 1024]);
         for _ in 0..6 {
             scanner.push(piece.clone());
@@ -279,7 +337,7 @@ mod tests {
 
         #[test]
         fn any_bytes_are_survived(pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..64), 0..16)) {
-            let mut scanner = Scanner::new(true);
+            let mut scanner = Scanner::new(true, None);
             for piece in pieces {
                 scanner.push(Bytes::from(piece));
             }

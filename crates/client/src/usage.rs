@@ -51,7 +51,7 @@ pub struct UsageEvent {
     #[schema(example = "2026-11-20")]
     pub price_version: String,
     /// How it ended: `completed`, `usage_missing`, `client_gone`, `provider_broke`, `provider_refused`, `not_sent`,
-    /// `unknown`, `expired`; others may be added. None while it runs.
+    /// `unknown`, `expired`, `cut_at_hold`; others may be added. None while it runs.
     #[schema(example = "completed")]
     pub outcome: Option<String>,
 }

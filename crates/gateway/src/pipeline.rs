@@ -18,12 +18,14 @@ use hyper::body::Incoming;
 use tollgate_admission::{Identity, Permit, Principal, Settled};
 use tollgate_ledger::Amounts;
 use tollgate_serving::backend::{Answer, Backend, Endpoint};
+use tollgate_serving::meter::Granted;
 use tollgate_serving::{Provider, answer};
 use tollgate_store::JournalWriter;
+use tollgate_tokens::Tokenizer;
 use tollgate_types::clock::Stopwatch;
 use tollgate_types::refusal::{ProviderFault, ProviderFaultKind};
 use tollgate_types::usage::Outcome;
-use tollgate_types::{EndUserId, PicoSum, Refusal, RequestId, Spender, Surface};
+use tollgate_types::{Call, EndUserId, PicoSum, Refusal, RequestId, Spender, Surface};
 
 use crate::app::App;
 use crate::config::Route;
@@ -117,7 +119,7 @@ pub async fn serve(
     }
     if wire.call.stream && is_event_stream(&answer.headers) {
         under_way.waited = sent.elapsed();
-        return Ok(stream(under_way, permit, answer, wire.call.include_usage));
+        return Ok(stream(under_way, permit, answer, &wire.call));
     }
     under_way.waited = sent.elapsed();
     let whole = match read_whole(app, &under_way, answer).await {
@@ -319,9 +321,15 @@ async fn reply_whole(mut under_way: Underway, permit: AppPermit, whole: Bytes) -
     Ok(response)
 }
 
-fn stream(under_way: Underway, permit: AppPermit, answer: Answer, include_usage: bool) -> Response<Body> {
-    let (model, rate) = (Arc::clone(&under_way.route.target.model), permit.rate());
-    let body = StreamBody::new(under_way, permit, answer.body, !include_usage);
+fn stream(under_way: Underway, permit: AppPermit, answer: Answer, call: &Call<'_>) -> Response<Body> {
+    let target = &under_way.route.target;
+    let (model, rate) = (Arc::clone(&target.model), permit.rate());
+    let granted = Granted {
+        tokens_per_choice: permit.granted.output_tokens,
+        choices: call.choices,
+        tokenizer: Tokenizer::of(&target.priced_as, &target.model),
+    };
+    let body = StreamBody::new(under_way, permit, answer.body, !call.include_usage, granted);
     let mut response = Response::new(Body::Stream(Box::new(body)));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));

@@ -1,7 +1,7 @@
 //! A stream on its way back: forwarded as it comes, settled when it ends, and ended only when that is durable.
 //!
 //! However it ends it ends visibly: with our own `[DONE]` after the books are durable, or with an error event. A stream
-//! that broke never ends with `[DONE]`.
+//! that broke never ends with `[DONE]`. One that goes on beyond what was held for is ended as a limited answer is.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -14,6 +14,7 @@ use hyper::body::Incoming;
 use tokio::time::Sleep;
 use tollgate_admission::Settled;
 use tollgate_ledger::Amounts;
+use tollgate_serving::meter::Granted;
 use tollgate_serving::sse::{Broken, Scanner};
 use tollgate_store::journal::Durable;
 use tollgate_types::clock::Stopwatch;
@@ -52,13 +53,15 @@ enum State {
 /// How a stream came to its end.
 enum End {
     Done,
+    /// The provider went on beyond what was held for.
+    Cut,
     Broken(ProviderFaultKind),
 }
 
 // === impl StreamBody ===
 
 impl StreamBody {
-    pub fn new(under_way: Underway, permit: AppPermit, upstream: Incoming, hide_usage: bool) -> Self {
+    pub fn new(under_way: Underway, permit: AppPermit, upstream: Incoming, hide_usage: bool, granted: Granted) -> Self {
         let now = Stopwatch::start();
         let timeouts = under_way.route.provider.timeouts;
         let left = timeouts.total.saturating_sub(under_way.waited);
@@ -66,7 +69,7 @@ impl StreamBody {
             under_way,
             permit: Some(permit),
             upstream: Some(upstream),
-            scanner: Scanner::new(hide_usage),
+            scanner: Scanner::new(hide_usage, Some(granted)),
             state: State::Flowing,
             started: now,
             last_piece: now,
@@ -146,6 +149,8 @@ impl StreamBody {
                         Broken::Malformed => ProviderFaultKind::MalformedAnswer,
                         Broken::ProviderError => ProviderFaultKind::BrokenAnswer,
                     }));
+                } else if self.scanner.cut {
+                    self.finish(End::Cut);
                 } else if self.scanner.done {
                     self.finish(End::Done);
                 }
@@ -205,6 +210,7 @@ impl StreamBody {
             (End::Done, Some(_)) => Outcome::Completed,
             (End::Done, None) => Outcome::UsageMissing,
             (End::Broken(_), _) => Outcome::ProviderBroke,
+            (End::Cut, _) => Outcome::CutAtHold,
         };
         let settled = match usage {
             // Whatever broke after the provider had told its usage, the usage stands.
@@ -216,8 +222,13 @@ impl StreamBody {
         self.under_way.finished(outcome, Some(amounts), usage);
         let last = match end {
             End::Done => self.end_mark(amounts, usage),
+            // Dropping the connection tells the provider to stop.
+            End::Cut => {
+                self.upstream = None;
+                self.under_way.warn("a stream was cut, for it went on beyond its hold", &self.scanner.output_tokens());
+                self.end_mark(amounts, usage)
+            }
             End::Broken(kind) => {
-                // Dropping the connection tells the provider to stop.
                 self.upstream = None;
                 self.broken_mark(kind)
             }

@@ -46,7 +46,7 @@ fn check_against_truth(event: &UsageEvent, truth: Option<&Account>) {
 }
 
 /// How a request that met this fault is to be booked: state, confidence and outcome.
-fn expected(fault: Option<Fault>) -> (UsageState, Option<Confidence>, &'static str) {
+fn expected(fault: Option<Fault>, stream: bool) -> (UsageState, Option<Confidence>, &'static str) {
     let measured = (UsageState::Posted, Some(Confidence::Measured), "completed");
     let bounded = |outcome| (UsageState::Posted, Some(Confidence::Bounded), outcome);
     match fault {
@@ -55,9 +55,21 @@ fn expected(fault: Option<Fault>) -> (UsageState, Option<Confidence>, &'static s
             bounded("provider_broke")
         }
         Some(Fault::NoUsage) => bounded("usage_missing"),
+        // Who goes on beyond what was asked for is cut off; what is not a stream is there at once, and measured.
+        Some(Fault::IgnoresLimit) if stream => bounded("cut_at_hold"),
+        Some(Fault::ErrorAfterTokens) if stream => bounded("provider_broke"),
         // A missing end mark is no loss where the usage came, and whatever usage came is the provider's word.
         Some(
-            Fault::SlowFirstToken | Fault::MissingDone | Fault::WrongUsage | Fault::AbsurdUsage | Fault::DoubleUsage,
+            Fault::SlowFirstToken
+            | Fault::MissingDone
+            | Fault::WrongUsage
+            | Fault::AbsurdUsage
+            | Fault::DoubleUsage
+            | Fault::IgnoresLimit
+            | Fault::LateUsage
+            | Fault::UsageInEveryChunk
+            | Fault::ErrorAfterTokens
+            | Fault::Overbills,
         )
         | None => measured,
     }
@@ -90,7 +102,7 @@ async fn with_each_fault_the_books_and_the_truth_agree() {
         let event = world.event(answer.request_id()).await;
         let truth = world.truth.get(answer.request_id());
         let outcome = event.outcome.as_deref().expect("it ended");
-        assert_eq!((event.state, event.confidence, outcome), expected(fault), "{fault:?} {stream}");
+        assert_eq!((event.state, event.confidence, outcome), expected(fault, stream), "{fault:?} {stream}");
         assert_eq!(event.stream, stream);
         check_against_truth(&event, truth.as_ref());
         let account = truth.expect("the provider saw it");
@@ -124,7 +136,7 @@ async fn embeddings_and_reasoning_models_are_measured_exactly_too() {
         let body = json!({"model": format!("text-embedding-3-small{suffix}"), "input": ["one", "two three", "über"]});
         let answer = world.embed(body).await;
         let event = world.event(answer.request_id()).await;
-        let expected = expected(fault);
+        let expected = expected(fault, false);
         assert_eq!((event.state, event.confidence), (expected.0, expected.1), "{fault:?}");
         check_against_truth(&event, world.truth.get(answer.request_id()).as_ref());
     }

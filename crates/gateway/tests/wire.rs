@@ -4,6 +4,7 @@
 use bytes::Bytes;
 use http::{Method, Version};
 use serde_json::{Value, json};
+use tollgate_client::Confidence;
 use tollgate_sim::Speed;
 
 use crate::scripted::{Reply, Scripted};
@@ -255,6 +256,43 @@ async fn a_stream_passes_byte_for_byte_wherever_the_network_cuts_it() {
         assert!(comment.starts_with(": x-request-id=req_") && comment.ends_with(DONE), "{comment}");
         let event = world.event(answer.request_id()).await;
         assert_eq!((event.input_tokens, event.output_tokens), (3, 2));
+    }
+}
+
+#[tokio::test]
+async fn a_stream_beyond_its_bound_ends_there_like_a_limited_answer_and_costs_its_hold() {
+    let events = |tokens: u32| -> String {
+        let event = |at| {
+            format!(
+                "data: {{\"id\":\"c1\",\"object\":\"chat.completion.chunk\",\"created\":5,\"model\":\"m\",\"choices\":\
+                 [{{\"index\":0,\"delta\":{{\"content\":\"w{at} \"}},\"finish_reason\":null}}]}}\n\n"
+            )
+        };
+        (0..tokens).map(event).collect()
+    };
+    let end = "data: {\"id\":\"c1\",\"object\":\"chat.completion.chunk\",\"created\":5,\"model\":\"m\",\"choices\":\
+               [{\"index\":0,\"delta\":{},\"logprobs\":null,\"finish_reason\":\"length\"}]}\n\n";
+    let usage = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":9}}\n\n";
+    for (piece_bytes, include_usage) in [(1, false), (50, true), (1 << 20, false)] {
+        let said = format!("{}{usage}{DONE}", events(9));
+        let (world, _provider) = scripted(Reply::stream(&said, piece_bytes)).await;
+        let mut body = ask_stream("gpt-4.1");
+        body["stream_options"] = json!({"include_usage": include_usage});
+        // As many as it may: it goes on to its own end, and costs what it says.
+        body["max_tokens"] = 9.into();
+        let whole = world.chat(body.clone()).await;
+        assert!(whole.text().starts_with(&events(9)) && whole.text().ends_with(DONE), "{}", whole.text());
+        assert_eq!(world.event(whole.request_id()).await.outcome.as_deref(), Some("completed"));
+        body["max_tokens"] = 8.into();
+        let answer = world.chat(body).await;
+        let (passed, comment) = answer.text().split_at(events(8).len() + end.len());
+        assert_eq!(passed, format!("{}{end}", events(8)));
+        assert!(comment.starts_with(": x-request-id=req_") && comment.ends_with(DONE), "{comment}");
+        let event = world.event(answer.request_id()).await;
+        assert_eq!((event.outcome.as_deref(), event.confidence), (Some("cut_at_hold"), Some(Confidence::Bounded)));
+        assert_eq!((&event.cost_picousd, event.output_tokens), (&event.hold_cost_picousd, 0));
+        let metrics = world.http.get("/metrics", "").await;
+        assert!(metrics.text().contains("outcome=\"cut_at_hold\"} 1"), "{}", metrics.text());
     }
 }
 

@@ -44,6 +44,8 @@ pub enum Outcome {
     Unknown,
     /// The reservation passed its deadline and was swept.
     Expired,
+    /// The provider went on beyond what was held for; the answer was ended there.
+    CutAtHold,
 }
 
 // === impl Confidence ===
@@ -70,6 +72,7 @@ impl Outcome {
             Self::NotSent => "not_sent",
             Self::Unknown => "unknown",
             Self::Expired => "expired",
+            Self::CutAtHold => "cut_at_hold",
         }
     }
 }

@@ -378,8 +378,11 @@ fn each_life_of_a_reservation_becomes_its_event() {
 
 #[test]
 fn every_name_of_an_outcome_reads_back() {
-    use Outcome::{ClientGone, Completed, Expired, NotSent, ProviderBroke, ProviderRefused, Unknown, UsageMissing};
-    let all = [Completed, UsageMissing, ClientGone, ProviderBroke, ProviderRefused, NotSent, Unknown, Expired];
+    use Outcome::{
+        ClientGone, Completed, CutAtHold, Expired, NotSent, ProviderBroke, ProviderRefused, Unknown, UsageMissing,
+    };
+    let all =
+        [Completed, UsageMissing, ClientGone, ProviderBroke, ProviderRefused, NotSent, Unknown, Expired, CutAtHold];
     let records = (1..)
         .zip(all)
         .flat_map(|(id, outcome)| [reserve(id), Record::Posted(Posted { outcome, ..posted(id, Amounts::ZERO) })]);

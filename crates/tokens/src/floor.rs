@@ -43,24 +43,22 @@ impl Floor {
 
     /// At least so many tokens, whatever comes after.
     pub fn tokens(&self) -> u64 {
-        let fewest = self.fewest_to_the_end();
-        let (end, inside) = fewest.split_last().expect("the first position is always there");
-        let inside = inside.iter().filter(|tokens| **tokens != NONE).map(|tokens| tokens + 1);
-        inside.min().map_or(*end, |inside| inside.min(*end))
+        let (fewest, inside) = self.to_the_end();
+        fewest[self.text.len()].min(inside)
     }
 
     /// The fewest tokens of a text that ends where a token does: with what `count` says of more text, no less than the
     /// floor of both.
     pub fn whole(&self) -> u64 {
-        *self.fewest_to_the_end().last().expect("the first position is always there")
+        self.to_the_end().0[self.text.len()]
     }
 
-    /// For each position that is not settled, the end of the text being the last.
-    fn fewest_to_the_end(&self) -> Vec<u64> {
+    /// The same for each position that is not settled, and the fewest if the text ends inside a token.
+    fn to_the_end(&self) -> (Vec<u64>, u64) {
         let mut fewest = self.fewest.clone();
-        extend(self.vocabulary, &mut fewest, &self.text, 0..self.text.len());
-        fewest.resize(self.text.len() + 1, NONE);
-        fewest
+        fewest.resize(fewest.len().max(self.text.len() + 1), NONE);
+        let inside = extend(self.vocabulary, &mut fewest, &self.text, 0..self.text.len());
+        (fewest, inside)
     }
 }
 
@@ -70,8 +68,10 @@ impl std::fmt::Debug for Floor {
     }
 }
 
-/// Carries the counts on over the tokens that begin at `positions`.
-fn extend(vocabulary: &Vocabulary, fewest: &mut Vec<u64>, text: &[u8], positions: std::ops::Range<usize>) {
+/// Carries the counts on over the tokens that begin at `positions`. Gives the fewest tokens if the last of them goes on
+/// beyond the text.
+fn extend(vocabulary: &Vocabulary, fewest: &mut Vec<u64>, text: &[u8], positions: std::ops::Range<usize>) -> u64 {
+    let mut inside = NONE;
     for at in positions {
         let Some(before) = fewest.get(at).copied().filter(|tokens| *tokens != NONE) else { continue };
         let rest = &text[at..];
@@ -81,16 +81,21 @@ fn extend(vocabulary: &Vocabulary, fewest: &mut Vec<u64>, text: &[u8], positions
             }
             fewest[at + length] = fewest[at + length].min(before + 1);
         };
-        if begins_with_run(rest) {
+        let goes_on = if begins_with_run(rest) {
             (1..=rest.len().min(TOKEN_BYTES_MAX)).for_each(found);
+            rest.len() < TOKEN_BYTES_MAX
         } else {
-            vocabulary.each_at(rest, &mut found);
+            vocabulary.each_at(rest, &mut found)
+        };
+        if goes_on {
+            inside = inside.min(before + 1);
         }
     }
+    inside
 }
 
 /// In a long run of one byte nearly every length is a token, and finding that out would take long. There all lengths
-/// are taken for tokens: the floor is a little lower for it.
+/// are taken for tokens: the floor of a run is one token for each 128 bytes.
 fn begins_with_run(text: &[u8]) -> bool {
     text.get(..RUN_BYTES).is_some_and(|run| run.iter().all(|byte| *byte == run[0]))
 }

@@ -94,20 +94,21 @@ impl Vocabulary {
         }
     }
 
-    /// Calls back with the length of each token that `text` begins with, shortest first.
-    pub fn each_at(&self, text: &[u8], mut found: impl FnMut(usize)) {
-        let Some(first) = text.first().map(|byte| usize::from(*byte)) else { return };
+    /// Calls back with the length of each token that `text` begins with, shortest first. `true` if there are others
+    /// that begin with all of `text` and go on.
+    pub fn each_at(&self, text: &[u8], mut found: impl FnMut(usize)) -> bool {
+        let Some(first) = text.first().map(|byte| usize::from(*byte)) else { return false };
         let (mut low, mut high) = (self.first_bytes[first], self.first_bytes[first + 1]);
         for depth in 1..=text.len().min(TOKEN_BYTES_MAX) {
             // All from low to high begin with these `depth` bytes; the shortest of them comes first.
             if low == high {
-                return;
+                return false;
             }
             if self.tokens.get(low).len() == depth {
                 found(depth);
                 low += 1;
             }
-            let Some(next) = text.get(depth) else { return };
+            let Some(next) = text.get(depth) else { return low < high };
             low = self.split(low, high, |token| token[depth] < *next);
             // Few go on with the same byte: the end is looked for near the beginning first.
             let mut near = 4;
@@ -116,6 +117,7 @@ impl Vocabulary {
             }
             high = self.split(low, high.min(low + near + 1), |token| token[depth] == *next);
         }
+        false
     }
 
     /// The first place from `low` on where `before` does not hold.

@@ -122,6 +122,8 @@ fn an_answer_of_plain_words_has_a_floor_near_its_count() {
     for tokenizer in BOTH {
         let (least, own) = (floor(tokenizer, text.as_bytes()), tokenizer.count(&text));
         assert!(least <= own && least * 100 >= own * 98, "{least} of {own}");
+        assert_eq!(floor(tokenizer, b" one two three four"), 4);
+        assert_eq!(floor(tokenizer, b" one two three fou"), 4, "the last token may go on");
     }
 }
 

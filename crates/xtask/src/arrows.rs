@@ -21,6 +21,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("sim", &[]),
     ("bench", &[]),
     ("gateway", &["types", "ledger", "store", "admission", "serving", "tokens", "client", "sim", "bench"]),
+    ("prove", &[]),
+    ("gateway", &["types", "ledger", "store", "admission", "serving", "client", "sim", "bench"]),
     ("xtask", &[]),
 ];
 

@@ -30,6 +30,7 @@ pub struct Line {
     pub must_fail_total: usize,
     /// Whether the platform guard was proved. Nothing proves it yet, so it is null.
     pub guard_proved: Option<bool>,
+    /// Spent on searching the two models.
     pub seconds: u64,
 }
 

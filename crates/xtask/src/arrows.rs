@@ -22,7 +22,6 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("bench", &[]),
     ("gateway", &["types", "ledger", "store", "admission", "serving", "tokens", "client", "sim", "bench"]),
     ("prove", &[]),
-    ("gateway", &["types", "ledger", "store", "admission", "serving", "client", "sim", "bench"]),
     ("xtask", &[]),
 ];
 

@@ -278,6 +278,11 @@ fn lease_trials() -> Vec<Trial> {
         trial("two nodes, a crash", Size::Short, lease::Bounds { restarts: 1, ..two_nodes() }),
         trial("two nodes, one is lost", Size::Short, lease::Bounds { losses: 1, ..two_nodes() }),
         trial("two nodes, leases expire", Size::Short, lease::Bounds { expiry: true, ..two_nodes() }),
+        trial(
+            "one node, replicated, leases expire, a crash",
+            Size::Short,
+            lease::Bounds { nodes: 1, limit: 2, restarts: 1, ..replicated.clone() },
+        ),
         trial("three nodes", Size::Short, lease::Bounds { nodes: 3, ..two_nodes() }),
         trial(
             "two nodes, one is lost, leases expire",
@@ -310,7 +315,8 @@ fn lease_flaws() -> Vec<MustFail> {
     let tight = lease::Bounds { limit: 2, ..two_nodes() };
     let crash = lease::Bounds { restarts: 1, ..tight.clone() };
     let expiry = lease::Bounds { expiry: true, ..tight.clone() };
-    let loss = lease::Bounds { losses: 1, ..tight.clone() };
+    // Nobody else is there to spend it: that it counts as free is the mistake.
+    let loss = lease::Bounds { nodes: 1, losses: 1, ..tight.clone() };
     let replicated = lease::Bounds { durability: lease::Durability::Replicated, expiry: true, ..tight.clone() };
     let over = names::NEVER_OVER;
     vec![
@@ -321,11 +327,11 @@ fn lease_flaws() -> Vec<MustFail> {
         flawed("counts a repeated posting twice", Flaw::PostingsCountTwice, names::POSTED_IS_BILLED, tight.clone()),
         flawed("spends beyond its lease", Flaw::SpendsBeyondLease, names::NODES_BALANCED, tight.clone()),
         flawed("counts a repeated return twice", Flaw::ReturnsCountTwice, names::INVARIANT, tight.clone()),
-        flawed("takes a grant made to an earlier boot", Flaw::TakesOldBootsGrants, names::FREE_IS_FREE, crash.clone()),
+        flawed("takes a grant made to an earlier boot", Flaw::TakesOldBootsGrants, over, crash.clone()),
         flawed("sends a grant before it is durable", Flaw::GrantsBeforeDurable, over, tight.clone()),
         flawed("hears a report of a boot that is wound up", Flaw::HearsLateReports, names::INVARIANT, crash),
         flawed("reconciles a node that still spends", Flaw::ReconcilesTheLiving, over, expiry),
-        flawed("frees what a lost node had", Flaw::FreesLostLeases, over, loss),
+        flawed("frees what a lost node had", Flaw::FreesLostLeases, names::FREE_IS_FREE, loss),
         flawed("returns what it holds for a request", Flaw::ReturnsWhatIsHeld, over, tight),
         flawed("sends from a fenced boot", Flaw::SendsWhenFenced, over, replicated.clone()),
         flawed(

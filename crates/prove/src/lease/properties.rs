@@ -39,10 +39,12 @@ pub fn of(bounds: &Bounds) -> Vec<Property<Fleet>> {
         Property::sometimes(names::SPENDABLE, |fleet: &Fleet, state: &State| {
             state.authority.account.posted == fleet.bounds.limit && !state.aged
         }),
-        Property::sometimes(names::ON_SEVERAL_NODES, |_, state: &State| {
-            state.nodes.iter().filter(|node| node.posted > 0).count() > 1
-        }),
     ];
+    if bounds.nodes > 1 {
+        properties.push(Property::sometimes(names::ON_SEVERAL_NODES, |_, state: &State| {
+            state.nodes.iter().filter(|node| node.posted > 0).count() > 1
+        }));
+    }
     if bounds.restarts > 0 {
         properties.push(Property::sometimes(names::DOUBT_SETTLED, |fleet: &Fleet, state: &State| {
             let doubtful = (0..fleet.bounds.nodes).any(|node| has_doubt_settled(state, BootId { node, boot: 0 }));

@@ -29,12 +29,21 @@ struct Cli {
     paths: bool,
 }
 
-fn main() -> Result<ExitCode> {
-    let cli = Cli::parse();
+fn main() -> ExitCode {
+    match run(&Cli::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            tell(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether all is as it should be.
+fn run(cli: &Cli) -> Result<bool> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = if cli.threads == 0 { cores } else { cli.threads };
-    // Progress goes to standard error; nobody to tell if even that is closed.
-    let mut tell = |text: &str| drop(writeln!(std::io::stderr().lock(), "{text}"));
     let mut trials = Trial::all(if cli.short { Size::Short } else { Size::Full });
     trials.retain(|trial| trial.name.contains(&cli.only));
     let mut must_fail = MustFail::all();
@@ -47,5 +56,11 @@ fn main() -> Result<ExitCode> {
         writeln!(out, "{}", report.paths())?;
     }
     writeln!(out, "{}", report.line().to_json())?;
-    Ok(if report.is_fine() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(report.is_fine())
+}
+
+/// Progress goes to standard error: standard output is the report.
+fn tell(text: &str) {
+    // Nobody to tell if even that is closed.
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
 }

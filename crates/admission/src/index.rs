@@ -68,8 +68,7 @@ impl Index {
     pub fn of(directory: &Directory, before: &Self) -> Self {
         let shared = |plan: &Plan| (Arc::new(plan.clone()), Arc::new(plan.tariff.clone()));
         let plans = directory.plans.iter().map(|(id, plan)| (id, shared(plan))).collect();
-        let mut indexing =
-            Indexing { directory, before: &before.limiters, limiters: Registry::default(), plans };
+        let mut indexing = Indexing { directory, before: &before.limiters, limiters: Registry::default(), plans };
         let terms: HashMap<_, _> =
             directory.tenants.values().map(|tenant| (&tenant.id, indexing.terms(tenant))).collect();
         let mut by_digest = HashMap::with_capacity_and_hasher(directory.keys.len(), RandomState::default());

@@ -122,6 +122,9 @@ impl Admission {
     }
 
     /// Judges a call, and holds what it may cost against every cap it falls under.
+    ///
+    /// `tighten` counts the input's tokens where that is worth the work: a bound that is closer than its bytes. It is asked
+    /// only if the budget affords what the call may really need but not what its bytes say.
     pub fn admit<L: Log>(
         &self,
         books: &Arc<Books<L>>,
@@ -130,12 +133,13 @@ impl Admission {
         call: &Call<'_>,
         target: &Target,
         identity: Identity,
+        tighten: impl FnOnce() -> Option<u64>,
     ) -> Result<Permit<L>, Refusal> {
         let now = self.clock.now();
         let Entered { mut entry } = entered;
         let pricing = self.price(&principal, call, target, now)?;
         let wanted = wanted_output(call, target);
-        let draft = Draft {
+        let draft = || Draft {
             id: identity.id,
             deadline: now.plus(target.total_timeout + SETTLE_SLACK),
             spender: principal.spender(identity.end_user),
@@ -146,14 +150,23 @@ impl Admission {
             stream: call.stream,
             price_version: Arc::clone(&pricing.version),
             idempotency: identity.idempotency,
-            attribution: identity.attribution,
+            attribution: identity.attribution.clone(),
         };
-        let hold = Hold { call, pricing: &pricing, wanted };
+        let mut hold = Hold { call, pricing: &pricing, wanted, input_bytes: call.input_bytes };
         // Asked before the lock is taken: a bound that overflows is no bound.
         hold.of(wanted).ok_or_else(|| Refusal::invalid("the request asks for more tokens than can be priced"))?;
         let clamp = principal.plan.tight_budget == TightBudget::Clamp;
         entry.reserve_tokens(hold.tokens(wanted), self.clock.steady())?;
-        let reserved = books.reserve(draft, |headroom| hold.within(headroom, clamp));
+        let mut tight = false;
+        let mut reserved = books.reserve(draft(), |headroom| {
+            tight = hold.is_tight(headroom);
+            // Before an answer is shortened, the input is looked at more closely.
+            hold.within(headroom, clamp && !tight)
+        });
+        if tight && matches!(reserved, Err(ReserveError::Rejected(Rejected::BudgetExceeded(_)))) {
+            hold.input_bytes = tighten().map_or(hold.input_bytes, |bound| bound.min(hold.input_bytes));
+            reserved = books.reserve(draft(), |headroom| hold.within(headroom, clamp));
+        }
         let granted = reserved.as_ref().map_or(0, |(_, output_tokens)| hold.tokens(*output_tokens));
         entry.settle(granted, self.clock.steady());
         let (reservation, output_tokens) = reserved.map_err(refusal_of)?;
@@ -236,7 +249,15 @@ struct Hold<'a> {
     call: &'a Call<'a>,
     pricing: &'a Pricing,
     wanted: u64,
+    /// No more input tokens than this can come from text: its bytes, or what a tokenizer counted.
+    input_bytes: u64,
 }
+
+/// Few texts have more bytes to a token than this: where even so many are not affordable, counting would not help.
+const BYTES_PER_TOKEN_HOPED: u64 = 8;
+/// Bytes to a token by which limits estimate the input of a request under way. A limit is not money: it is put right when
+/// the usage is known, and one that counted bytes as tokens would refuse prompts that are well within it.
+const BYTES_PER_TOKEN_ESTIMATED: u64 = 4;
 
 // === impl Hold ===
 
@@ -244,15 +265,26 @@ impl Hold<'_> {
     /// No more input tokens than this: text has at most one per byte, each image at most its documented allowance.
     fn input_tokens(&self, rate: &Rate) -> Option<u64> {
         let images = self.call.images.checked_mul(rate.image_tokens_max.unwrap_or(0))?;
-        self.call.input_bytes.checked_add(images)
+        self.input_bytes.checked_add(images)
     }
 
-    /// The most tokens that the call can use with so many of output per choice, as limits count them.
+    /// Whether the call may fit if its input has fewer tokens than bytes, though not at one token a byte.
+    fn is_tight(&self, headroom: Headroom) -> bool {
+        let fits = |input_bytes: u64| {
+            let amounts = Hold { input_bytes, ..*self }.of(self.wanted);
+            amounts.is_some_and(|amounts| fits(amounts, headroom))
+        };
+        !fits(self.input_bytes) && fits(self.input_bytes / BYTES_PER_TOKEN_HOPED)
+    }
+
+    /// The tokens that the call is expected to use with so many of output per choice, as limits count them.
     fn tokens(&self, output: u64) -> u64 {
-        let Call { input_bytes, choices, prediction_bytes, .. } = self.call;
-        let input = self.pricing.rate.as_ref().map_or(Some(*input_bytes), |rate| self.input_tokens(rate));
+        let Call { choices, prediction_bytes, images, .. } = self.call;
+        let per_image = self.pricing.rate.as_ref().and_then(|rate| rate.image_tokens_max).unwrap_or(0);
+        let input =
+            self.input_bytes.div_ceil(BYTES_PER_TOKEN_ESTIMATED).saturating_add(images.saturating_mul(per_image));
         let output = output.saturating_mul(*choices).saturating_add(*prediction_bytes);
-        input.unwrap_or(u64::MAX).saturating_add(output)
+        input.saturating_add(output)
     }
 
     /// The bound for `tokens` of output per choice. `None` if it overflows.
@@ -270,9 +302,8 @@ impl Hold<'_> {
     /// What to hold where this much is left, and the output tokens per choice it pays for.
     fn within(&self, headroom: Headroom, clamp: bool) -> (Amounts, u64) {
         let full = self.of(self.wanted).unwrap_or(Amounts { cost: PicoUsd::MAX, charge: PicoUsd::MAX });
-        let fits = |amount: PicoUsd, left: Option<PicoSum>| left.is_none_or(|left| i128::from(amount.0) <= left.0);
         let all = (full, self.wanted);
-        if !clamp || (fits(full.cost, headroom.cost) && fits(full.charge, headroom.charge)) {
+        if !clamp || fits(full, headroom) {
             return all;
         }
         let Some(rate) = &self.pricing.rate else { return all };
@@ -287,4 +318,9 @@ impl Hold<'_> {
             _ => all,
         }
     }
+}
+
+fn fits(amounts: Amounts, headroom: Headroom) -> bool {
+    let within = |amount: PicoUsd, left: Option<PicoSum>| left.is_none_or(|left| i128::from(amount.0) <= left.0);
+    within(amounts.cost, headroom.cost) && within(amounts.charge, headroom.charge)
 }

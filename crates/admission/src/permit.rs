@@ -185,13 +185,9 @@ mod tests {
                 max_tokens_default: 16,
                 total_timeout: Duration::from_secs(60),
             };
-            let identity = Identity {
-                id: RequestId(u128::from(output)),
-                end_user: None,
-                idempotency: None,
-                attribution: None,
-            };
-            self.admission.admit(&self.books, Arc::clone(&self.principal), entered, &call, &target, identity)
+            let identity =
+                Identity { id: RequestId(u128::from(output)), end_user: None, idempotency: None, attribution: None };
+            self.admission.admit(&self.books, Arc::clone(&self.principal), entered, &call, &target, identity, || None)
         }
 
         fn left(&self) -> u64 {
@@ -210,8 +206,8 @@ mod tests {
         let permit = world.admit(100).expect("it fits");
         assert_eq!(
             left(permit.rate()),
-            TOKENS - INPUT_BYTES - 2 * 100,
-            "the input at most, and the output of two choices"
+            TOKENS - INPUT_BYTES / 4 - 2 * 100,
+            "the input as estimated, and the output of two choices"
         );
         let usage = Usage { input_tokens: 50, output_tokens: 30, ..Usage::default() };
         assert_eq!(left(permit.settle(usage, Outcome::Completed).rate), TOKENS - 80);
@@ -226,15 +222,15 @@ mod tests {
         let mut permit = world.admit(2).expect("it fits");
         assert!(permit.reservation.dispatched());
         drop(permit);
-        assert_eq!(world.left(), TOKENS - INPUT_BYTES - 4);
+        assert_eq!(world.left(), TOKENS - INPUT_BYTES / 4 - 4);
         let settled = world.admit(3).expect("it fits").settle_bounded(Outcome::UsageMissing);
-        assert_eq!(left(settled.rate), TOKENS - 2 * INPUT_BYTES - 4 - 6);
+        assert_eq!(left(settled.rate), TOKENS - 2 * (INPUT_BYTES / 4) - 4 - 6);
     }
 
     #[test]
     fn what_is_refused_leaves_no_tokens_taken_and_no_money_held() {
         let world = World::new();
-        let refusal = world.admit(351).expect_err("more than the limit ever allows");
+        let refusal = world.admit(463).expect_err("more than the limit ever allows");
         assert!(matches!(refusal, Refusal::RateLimited(RateLimited { scope: "tenant", retry_after: None, .. })));
         assert_eq!(world.books.records(), [], "the books were not asked");
         let cap = CapSet {

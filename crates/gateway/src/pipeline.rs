@@ -57,6 +57,8 @@ pub struct Underway {
 /// Longest error text of a provider that is read, in bytes, and for how long.
 const ERROR_BYTES_MAX: usize = 64 * 1024;
 const ERROR_PATIENCE: Duration = Duration::from_secs(5);
+/// Longest body whose tokens are counted, in bytes: 30 ms of a worker at the very worst, a few for real text.
+const TOKENISED_BYTES_MAX: usize = 128 * 1024;
 /// Longest error text of a provider that is passed on, in characters.
 const ERROR_CHARS_MAX: usize = 2_000;
 
@@ -88,8 +90,16 @@ pub async fn serve(
 
     // Whether it may be, and the money for it.
     let identity = Identity { id, end_user, idempotency: None, attribution };
-    let mut permit =
-        app.admission.admit(&app.books, Arc::clone(&principal), entered, &wire.call, &route.target, identity)?;
+    let tighten = || tokens_of(&route, &body, wire.call.input_bytes);
+    let mut permit = app.admission.admit(
+        &app.books,
+        Arc::clone(&principal),
+        entered,
+        &wire.call,
+        &route.target,
+        identity,
+        tighten,
+    )?;
     let series = app.metrics.series(&principal.tenant, &route.target.route, &route.target.model);
     let spender = principal.spender(end_user);
     let mut under_way = Underway::new(app, id, principal, spender, route, series, since);
@@ -160,6 +170,13 @@ fn end_user(app: &App, principal: &Principal, headers: &HeaderMap) -> Result<Opt
         tracing::error!(%error, tenant = %principal.tenant, "an end user cannot be named");
         Refusal::LedgerUnavailable
     })
+}
+
+/// The input's tokens at most, where the model's tokenizer is published and the text is not too long to be counted while
+/// others wait.
+fn tokens_of(route: &Route, body: &Bytes, input_bytes: u64) -> Option<u64> {
+    let tokenizer = Tokenizer::of(&route.target.priced_as, &route.target.model)?;
+    (body.len() <= TOKENISED_BYTES_MAX).then(|| tokenizer.input_bound(body, input_bytes))
 }
 
 fn bounds<'a>(permit: &AppPermit, wire: &WireRequest<'_>, route: &'a Route) -> Bounds<'a> {

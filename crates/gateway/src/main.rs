@@ -10,5 +10,6 @@ use tollgate_gateway::command::{self, Cli};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    let _armed = tollgate_store::fault::arm_from_environment();
     command::run(Cli::parse())
 }

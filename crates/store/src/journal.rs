@@ -26,6 +26,8 @@ use std::time::Duration;
 
 use tollgate_ledger::{Log, LogUnavailable, Record};
 
+use crate::fault;
+
 use self::frame::{Chain, Kind};
 use self::segment::{End, Start};
 
@@ -230,14 +232,18 @@ fn reopen(dir: &Path, index: u64, end: &End) -> io::Result<File> {
     let file = File::options().read(true).write(true).open(segment::path_of(dir, index))?;
     if end.torn {
         let size = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
-        file.write_all_at(&vec![0; size - end.offset], end.offset as u64)?;
+        fault::write("journal::reopen-clear", &vec![0; size - end.offset], |zeros| {
+            file.write_all_at(zeros, end.offset as u64)
+        })?;
     }
     // What was read may have come from memory alone: after a failed fsync the kernel holds pages that it takes for clean
     // and that are not on the disk. Written once more they are dirty again, and the sync means something.
     let mut whole = vec![0; end.offset];
     file.read_exact_at(&mut whole, 0)?;
-    file.write_all_at(&whole, 0)?;
+    fault::write("journal::reopen-write", &whole, |whole| file.write_all_at(whole, 0))?;
+    fault::pass("journal::reopen-sync")?;
     file.sync_all()?;
+    fault::pass("journal::reopened")?;
     Ok(file)
 }
 
@@ -390,6 +396,10 @@ impl Writing {
             }
             let last = taken.first + taken.ends.len() as u64 - 1;
             self.shared.made_durable(last);
+            if let Err(error) = fault::pass("journal::after-durable") {
+                self.shared.poison(format!("after a commit: {error}"));
+                return;
+            }
         }
     }
 
@@ -424,6 +434,7 @@ impl Writing {
             let room = self.room_for_payload();
             let fit = taken.ends[record..].iter().take_while(|end| **end - from <= room).count();
             if fit == 0 {
+                fault::pass("segment::full-sync")?;
                 self.file.sync_data()?;
                 self.seal()?;
                 self.next_segment()?;
@@ -434,7 +445,9 @@ impl Writing {
             record += fit;
             from = to;
         }
-        self.file.sync_data()
+        fault::pass("journal::before-sync")?;
+        self.file.sync_data()?;
+        fault::pass("journal::after-sync")
     }
 
     /// Payload bytes that fit, leaving place for the seal.
@@ -446,7 +459,11 @@ impl Writing {
         let count = u32::try_from(count).map_err(io::Error::other)?;
         self.scratch.clear();
         let chain = frame::encode(kind, first, count, payload, &self.chain, &mut self.scratch);
-        self.file.write_all_at(&self.scratch, self.offset as u64)?;
+        let point = match kind {
+            Kind::Records => "journal::before-write",
+            Kind::Seal => "segment::seal-write",
+        };
+        fault::write(point, &self.scratch, |frame| self.file.write_all_at(frame, self.offset as u64))?;
         self.chain = chain;
         self.next = first + u64::from(count);
         self.offset += self.scratch.len();
@@ -456,7 +473,9 @@ impl Writing {
 
     fn seal(&mut self) -> io::Result<()> {
         self.write(Kind::Seal, self.next, 0, &[])?;
-        self.file.sync_data()
+        fault::pass("segment::seal-sync")?;
+        self.file.sync_data()?;
+        fault::pass("segment::sealed")
     }
 
     /// Begins the next segment in the spare, waiting for one to be made if there is none.

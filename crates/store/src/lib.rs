@@ -4,6 +4,7 @@
 //! - [`snapshot`]: the state at the end of a sealed segment, so that a start need not read the whole journal.
 //! - [`view`]: SQLite, a view of the journal for questions; can be thrown away and made again.
 //! - [`vault`]: keys at rest, in one file that is overwritten in place, so that a destroyed key is gone.
+//! - [`prepared`]: files that are there whole or not at all. [`fault`]: where tests make all of it fail.
 //! - [`store`](mod@store): all of it opened together, recovered after a crash; and [`verify`], which reads it all again.
 //!
 //! Layout of a store's folder:
@@ -17,7 +18,9 @@
 //! view.sqlite
 //! ```
 
+pub mod fault;
 pub mod journal;
+pub mod prepared;
 pub mod projector;
 pub mod snapshot;
 pub mod store;

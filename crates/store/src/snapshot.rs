@@ -2,20 +2,22 @@
 //! after it. A snapshot is made from the one before and the segments in between, never from the live ledger: so making
 //! one takes no lock, and proves on the way that the segments can be read.
 //!
-//! File: `TGSN`, u32 version, u64 sequence, chain hash (32 B), u32 CRC-32C of the body, u32 zero, then the body in
-//! postcard. A snapshot that cannot be read is passed over: the journal holds everything anyhow.
+//! File: `TGSN`, u32 version, u64 sequence, chain hash (32 B), u32 CRC-32C of the body, u32 zero, then the
+//! body in postcard. A snapshot that cannot be read is passed over: the journal holds everything anyhow.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use tollgate_ledger::{Ledger, Record};
 use tollgate_types::directory::{Change, Directory};
 
+use crate::fault;
 use crate::journal::Sequence;
 use crate::journal::frame::{Chain, FrameError};
 use crate::journal::segment::{self, SegmentError};
+use crate::prepared::Prepared;
 
 const MAGIC: [u8; 4] = *b"TGSN";
 const VERSION: u32 = 2;
@@ -110,18 +112,13 @@ pub fn write(dir: &Path, state: &State) -> io::Result<()> {
     bytes.extend_from_slice(&crc32c::crc32c(&body).to_le_bytes());
     bytes.extend_from_slice(&[0; 4]);
     bytes.extend_from_slice(&body);
-    let path = dir.join(format!("{:020}.{SUFFIX}", state.sequence));
-    let unfinished = path.with_extension("unfinished");
-    let mut file = File::create(&unfinished)?;
-    file.write_all(&bytes)?;
-    file.sync_all()?;
-    fs::rename(&unfinished, &path)?;
-    segment::sync_dir(dir)?;
+    Prepared::write(&dir.join(format!("{:020}.{SUFFIX}", state.sequence)), &bytes, fault::SNAPSHOT)?.confirm()?;
     let all = list(dir);
     for superseded in &all[..all.len().saturating_sub(KEPT)] {
+        fault::pass("snapshot::remove")?;
         fs::remove_file(superseded)?;
     }
-    Ok(())
+    fault::pass("snapshot::removed")
 }
 
 pub fn read(path: &Path) -> Result<State, String> {

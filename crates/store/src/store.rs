@@ -9,8 +9,10 @@ use rustix::fs::FlockOperation;
 use tollgate_ledger::Books;
 use tollgate_types::{Clock, TenantId};
 
+use crate::fault;
 use crate::journal::segment::{self, SegmentError};
 use crate::journal::{self, Journal, JournalThread, JournalWriter, Sequence};
+use crate::prepared::Prepared;
 use crate::projector::{Projector, ProjectorThread, open_view};
 use crate::snapshot;
 use crate::vault::{KeyEncryption, Vault, VaultError};
@@ -167,16 +169,13 @@ fn check_not_behind(what: &str, held: u64, last: u64) -> Result<(), StoreError> 
 }
 
 /// Writes a file so that it is either the old one or the new one, whatever happens, and readable by its owner only.
-#[expect(clippy::disallowed_methods, reason = "the store is the room that writes files")]
 pub fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
-    use std::io::Write;
-    use std::os::unix::fs::OpenOptionsExt;
-    let unfinished = path.with_extension("unfinished");
-    let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    fs::rename(&unfinished, path)?;
-    path.parent().map_or(Ok(()), crate::journal::segment::sync_dir)
+    prepare(path, content)?.confirm()
+}
+
+/// The first half of that: the file is whole and durable, but does not stand at `path` before it is confirmed.
+pub fn prepare(path: &Path, content: &[u8]) -> io::Result<Prepared> {
+    Prepared::write(path, content, fault::FILE)
 }
 
 fn make_dir(dir: &Path) -> Result<(), StoreError> {

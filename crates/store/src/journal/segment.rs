@@ -17,6 +17,8 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use crate::fault;
+
 use super::frame::{self, Chain, Frame, FrameError, Kind};
 
 pub const HEADER_BYTES: usize = 64;
@@ -78,13 +80,15 @@ pub fn list(dir: &Path) -> Result<Vec<u64>, SegmentError> {
 #[expect(clippy::disallowed_methods, reason = "the store is the room that writes files")]
 pub fn preallocate(path: &Path, bytes: usize) -> io::Result<File> {
     let chunk = vec![0; 64 * 1024];
+    fault::pass("segment::spare-create")?;
     let mut file = File::options().create(true).truncate(true).read(true).write(true).open(path)?;
     let mut left = bytes;
     while left > 0 {
         let now = left.min(chunk.len());
-        file.write_all(&chunk[..now])?;
+        fault::write("segment::spare-write", &chunk[..now], |chunk| file.write_all(chunk))?;
         left -= now;
     }
+    fault::pass("segment::spare-sync")?;
     file.sync_all()?;
     Ok(file)
 }
@@ -92,10 +96,14 @@ pub fn preallocate(path: &Path, bytes: usize) -> io::Result<File> {
 /// Writes the header into a preallocated file and gives the file its name, durably.
 #[expect(clippy::disallowed_methods, reason = "the store is the room that writes files")]
 pub fn begin(file: &File, spare: &Path, dir: &Path, start: &Start) -> io::Result<()> {
-    file.write_all_at(&encode_header(start), 0)?;
+    fault::write("segment::begin-write", &encode_header(start), |header| file.write_all_at(header, 0))?;
+    fault::pass("segment::begin-sync")?;
     file.sync_all()?;
+    fault::pass("segment::begin-rename")?;
     fs::rename(spare, path_of(dir, start.index))?;
-    sync_dir(dir)
+    fault::pass("segment::begin-dir-sync")?;
+    sync_dir(dir)?;
+    fault::pass("segment::begun")
 }
 
 pub fn sync_dir(dir: &Path) -> io::Result<()> {

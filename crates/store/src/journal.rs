@@ -93,6 +93,8 @@ struct Buffer {
     /// Where each record ends in `payload`.
     ends: Vec<usize>,
     first: Sequence,
+    /// Bytes that were taken from here and are being written: they may not count as written yet.
+    being_written: usize,
     stop: bool,
 }
 
@@ -261,11 +263,14 @@ impl Log for JournalWriter {
         if shared.poisoned.load(Ordering::Acquire) {
             return shared.health();
         }
-        let buffered = lock(&shared.buffer).payload.len();
+        let (buffered, being_written) = {
+            let buffer = lock(&shared.buffer);
+            (buffer.payload.len(), buffer.being_written)
+        };
         if buffered > shared.options.segment_bytes / 4 {
             return Err(LogUnavailable("the disk does not keep up".to_owned()));
         }
-        let needed = buffered + open.saturating_add(1) * BYTES_PER_OPEN + BYTES_KEPT;
+        let needed = buffered + being_written + open.saturating_add(1) * BYTES_PER_OPEN + BYTES_KEPT;
         if shared.room.load(Ordering::Acquire) >= needed {
             return Ok(());
         }
@@ -409,6 +414,7 @@ impl Writing {
         taken.payload.clear();
         taken.ends.clear();
         let mut buffer = lock(&shared.buffer);
+        buffer.being_written = 0;
         while buffer.ends.is_empty() {
             if buffer.stop {
                 return false;
@@ -424,6 +430,7 @@ impl Writing {
         taken.first = std::mem::replace(&mut buffer.first, next);
         std::mem::swap(&mut taken.payload, &mut buffer.payload);
         std::mem::swap(&mut taken.ends, &mut buffer.ends);
+        buffer.being_written = taken.payload.len();
         true
     }
 

@@ -121,6 +121,9 @@ struct Writing {
     scratch: Vec<u8>,
 }
 
+/// Held by a thread of the journal. If it panics nothing is written any more, and who waits must not wait for ever.
+struct Alarm(Arc<Shared>);
+
 /// Room that is kept for one open reservation to end in: a posting is some 70 bytes, and its frame 64 if alone.
 const BYTES_PER_OPEN: usize = 256;
 /// Room that is kept beside that, for recovery and sweeps.
@@ -383,10 +386,19 @@ impl Shared {
     }
 }
 
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.poison("a thread of the journal panicked".to_owned());
+        }
+    }
+}
+
 // === impl Writing ===
 
 impl Writing {
     fn run(mut self, begin_with_next: bool) {
+        let _alarm = Alarm(Arc::clone(&self.shared));
         if begin_with_next && let Err(error) = self.next_segment() {
             self.shared.poison(format!("the next segment cannot be begun: {error}"));
             return;
@@ -516,7 +528,8 @@ impl Writing {
 }
 
 /// Keeps one spare segment ready. A full disk is tried again and again: making a file, unlike an fsync, may be.
-fn make_spares(shared: &Shared) {
+fn make_spares(shared: &Arc<Shared>) {
+    let _alarm = Alarm(Arc::clone(shared));
     let path = spare_path(&shared.dir);
     let mut spare = lock(&shared.spare);
     loop {

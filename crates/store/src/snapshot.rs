@@ -2,7 +2,7 @@
 //! after it. A snapshot is made from the one before and the segments in between, never from the live ledger: so making
 //! one takes no lock, and proves on the way that the segments can be read.
 //!
-//! File: `TGSN`, u32 version, u64 sequence, chain hash (32 B), u32 CRC-32C of the body, u32 zero, then the
+//! File: `TGSN`, u32 version, u64 sequence, chain hash (32 B), u32 CRC-32C of all that and of the body, u32 zero, then the
 //! body in postcard. A snapshot that cannot be read is passed over: the journal holds everything anyhow.
 
 use std::fs;
@@ -22,6 +22,7 @@ use crate::prepared::Prepared;
 const MAGIC: [u8; 4] = *b"TGSN";
 const VERSION: u32 = 2;
 const HEADER_BYTES: usize = 56;
+const CHECKSUM_AT: usize = 48;
 const SUFFIX: &str = "snapshot";
 /// Older ones are removed; two remain in case the newer cannot be read.
 const KEPT: usize = 2;
@@ -109,7 +110,7 @@ pub fn write(dir: &Path, state: &State) -> io::Result<()> {
     bytes.extend_from_slice(&VERSION.to_le_bytes());
     bytes.extend_from_slice(&state.sequence.to_le_bytes());
     bytes.extend_from_slice(&state.chain);
-    bytes.extend_from_slice(&crc32c::crc32c(&body).to_le_bytes());
+    bytes.extend_from_slice(&crc32c::crc32c_append(crc32c::crc32c(&bytes), &body).to_le_bytes());
     bytes.extend_from_slice(&[0; 4]);
     bytes.extend_from_slice(&body);
     Prepared::write(&dir.join(format!("{:020}.{SUFFIX}", state.sequence)), &bytes, fault::SNAPSHOT)?.confirm()?;
@@ -132,7 +133,9 @@ pub fn decode(bytes: &[u8]) -> Result<State, String> {
     if field(0, 4) != MAGIC || field(4, 8) != VERSION.to_le_bytes() {
         return Err("not a snapshot of this version".to_owned());
     }
-    if field(48, 52) != crc32c::crc32c(body).to_le_bytes() || field(52, 56) != [0; 4] {
+    // The head too: with another sequence number the start would leave records out.
+    let checksum = crc32c::crc32c_append(crc32c::crc32c(&header[..CHECKSUM_AT]), body);
+    if field(CHECKSUM_AT, 52) != checksum.to_le_bytes() || field(52, 56) != [0; 4] {
         return Err("its checksum is wrong".to_owned());
     }
     let Body { ledger, directory: changes } = postcard::from_bytes(body).map_err(|error| error.to_string())?;

@@ -195,7 +195,8 @@ fn decode_header(bytes: &[u8]) -> Option<Start> {
     let checksum: [u8; 4] = header[56..60].try_into().ok()?;
     let right = header[..4] == MAGIC
         && u32::from_le_bytes(version) == VERSION
-        && u32::from_le_bytes(checksum) == crc32c::crc32c(&header[..56]);
+        && u32::from_le_bytes(checksum) == crc32c::crc32c(&header[..56])
+        && header[60..] == [0; 4];
     right.then_some(Start { index: u64_at(8)?, first: u64_at(16)?, chain: header[24..56].try_into().ok()? })
 }
 

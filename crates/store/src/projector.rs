@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tollgate_ledger::Record;
 
+use crate::fault;
 use crate::journal::frame::FrameError;
 use crate::journal::segment::SegmentError;
 use crate::journal::tail::Tail;
@@ -21,6 +22,8 @@ use crate::view::{View, ViewError};
 const BATCH_EVERY: Duration = Duration::from_millis(500);
 /// Records in one transaction of the view at most.
 const BATCH_RECORDS_MAX: usize = 20_000;
+/// A snapshot that failed is tried again after so many batches: some ten seconds.
+const SNAPSHOT_RETRY_ROUNDS: u32 = 20;
 
 /// Asks the projector; cheap to clone.
 #[derive(Clone, Debug)]
@@ -58,6 +61,8 @@ enum Trouble {
     Journal(#[from] SegmentError),
     #[error(transparent)]
     Frame(#[from] FrameError),
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
 }
 
 /// What the thread holds for itself.
@@ -69,6 +74,8 @@ struct Projecting {
     tail: Tail,
     /// Index of the newest segment that was sealed and is not in a snapshot yet.
     sealed: Option<u64>,
+    /// Rounds until a snapshot that failed is tried again.
+    snapshot_pause: u32,
 }
 
 // === impl Projector ===
@@ -81,8 +88,9 @@ impl Projector {
             changed: Condvar::new(),
         });
         let tail = Tail::after(layout.journal.clone(), view.position());
+        let (layout, sealed, snapshot_pause) = (layout.clone(), None, 0);
         let projecting =
-            Projecting { layout: layout.clone(), journal, shared: Arc::clone(&shared), view, tail, sealed: None };
+            Projecting { layout, journal, shared: Arc::clone(&shared), view, tail, sealed, snapshot_pause };
         let thread = thread::Builder::new().name("projector".into()).spawn(move || projecting.run());
         let thread = thread.expect("a thread can be made at start-up");
         (Self { shared: Arc::clone(&shared) }, ProjectorThread { shared, thread: Some(thread) })
@@ -157,7 +165,7 @@ impl Projecting {
         step_back();
         loop {
             let stopping = self.wait();
-            let outcome = self.project().and_then(|()| self.make_snapshot());
+            let outcome = self.project().and_then(|()| self.make_snapshot(stopping));
             let mut state = self.shared.lock();
             match outcome {
                 Ok(()) => state.error = None,
@@ -199,7 +207,9 @@ impl Projecting {
             if batch.is_empty() {
                 return Ok(());
             }
+            fault::pass("view::before-apply")?;
             self.view.apply(&batch)?;
+            fault::pass("view::after-apply")?;
             self.shared.lock().position = self.view.position();
             self.shared.changed.notify_all();
         }
@@ -226,10 +236,16 @@ impl Projecting {
         Ok(batch)
     }
 
-    fn make_snapshot(&mut self) -> Result<(), Trouble> {
-        if let Some(sealed) = self.sealed.take() {
-            snapshot::advance(&self.layout.snapshots, &self.layout.journal, sealed)?;
+    /// Makes a snapshot if a segment was sealed. Reading segments costs, so one that failed is not tried in every round.
+    fn make_snapshot(&mut self, stopping: bool) -> Result<(), Trouble> {
+        let Some(sealed) = self.sealed else { return Ok(()) };
+        self.snapshot_pause = self.snapshot_pause.saturating_sub(1);
+        if self.snapshot_pause > 0 && !stopping {
+            return Ok(());
         }
+        self.snapshot_pause = SNAPSHOT_RETRY_ROUNDS;
+        snapshot::advance(&self.layout.snapshots, &self.layout.journal, sealed)?;
+        (self.sealed, self.snapshot_pause) = (None, 0);
         Ok(())
     }
 }

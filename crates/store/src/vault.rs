@@ -14,7 +14,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -25,7 +25,8 @@ use tollgate_types::directory::Sealed;
 use tollgate_types::{EndUserId, TenantId};
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::journal::segment::sync_dir;
+use crate::fault;
+use crate::prepared::Prepared;
 
 const HEADER_BYTES: u64 = 64;
 const SLOT_BYTES: usize = 192;
@@ -68,6 +69,8 @@ struct Slots {
     /// How many of them are unwrapped.
     unwrapped: usize,
     free: Vec<u64>,
+    /// Free, but a key that nobody was told of may still stand there: to be overwritten before anything else is.
+    unclean: Vec<u64>,
     end: u64,
 }
 
@@ -141,28 +144,20 @@ impl Vault {
     #[expect(clippy::disallowed_methods, reason = "the store is the room that writes files")]
     pub fn open(path: &Path, encryption: Box<dyn KeyEncryption>) -> Result<Self, VaultError> {
         let io = |source| VaultError::Io { path: path.to_owned(), source };
-        let mut options = File::options();
-        let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path).map_err(io)?;
         let random = SystemRandom::new();
-        if file.metadata().map_err(io)?.len() < HEADER_BYTES {
-            let mut header = [0; 64];
-            header[..4].copy_from_slice(&MAGIC);
-            header[4..8].copy_from_slice(&VERSION.to_le_bytes());
-            file.write_all_at(&header, 0).map_err(io)?;
-            file.sync_all().map_err(io)?;
-            path.parent().map_or(Ok(()), sync_dir).map_err(io)?;
+        if !path.try_exists().map_err(io)? {
+            make(path, encryption.as_ref(), &random)?;
         }
-        let mut slots = Slots { file, tenants: HashMap::new(), unwrapped: 0, free: Vec::new(), end: HEADER_BYTES };
-        let secret = match slots.load(path)? {
-            Some(wrapped) => encryption.unwrap(STORE_SECRET, &wrapped)?,
-            None => {
-                let secret = random_key(&random)?;
-                let wrapped = encryption.wrap(STORE_SECRET, &secret)?;
-                slots.write(path, HEADER_BYTES, Some((STORE_SECRET, &wrapped)))?;
-                slots.end = HEADER_BYTES + SLOT_BYTES as u64;
-                secret
-            }
+        let file = File::options().read(true).write(true).open(path).map_err(io)?;
+        let mut slots = Slots {
+            file,
+            tenants: HashMap::new(),
+            unwrapped: 0,
+            free: Vec::new(),
+            unclean: Vec::new(),
+            end: HEADER_BYTES,
         };
+        let secret = encryption.unwrap(STORE_SECRET, &slots.load(path)?)?;
         let api_keys = hmac::Key::new(hmac::HMAC_SHA256, secret.as_slice());
         Ok(Self { path: path.to_owned(), encryption, random, api_keys, slots: Mutex::new(slots) })
     }
@@ -175,17 +170,14 @@ impl Vault {
         }
         let key = random_key(&self.random)?;
         let wrapped = self.encryption.wrap(tenant.as_str(), &key)?;
-        let reused = slots.free.pop();
-        let at = reused.unwrap_or(slots.end);
+        let at = slots.unused();
         if let Err(error) = slots.write(&self.path, at, Some((tenant.as_str(), &wrapped))) {
             // Whatever of it reached the disk must not be found there later beside another key of this tenant.
-            if slots.write(&self.path, at, None).is_ok() {
-                slots.free.extend(reused);
+            match slots.write(&self.path, at, None) {
+                Ok(()) => slots.free.push(at),
+                Err(_) => slots.unclean.push(at),
             }
             return Err(error);
-        }
-        if reused.is_none() {
-            slots.end += SLOT_BYTES as u64;
         }
         slots.tenants.insert(tenant.clone(), (at, None));
         Ok(())
@@ -307,9 +299,9 @@ impl DataKey {
 // === impl Slots ===
 
 impl Slots {
-    /// Reads every slot; gives back the store's wrapped secret if there is one. A slot whose checksum is wrong was
-    /// never acknowledged (its write was cut short), so it is free.
-    fn load(&mut self, path: &Path) -> Result<Option<Vec<u8>>, VaultError> {
+    /// Reads every slot; gives back the store's wrapped secret. A tenant's slot whose checksum is wrong was never
+    /// acknowledged (its write was cut short), so it is free.
+    fn load(&mut self, path: &Path) -> Result<Vec<u8>, VaultError> {
         let io = |source| VaultError::Io { path: path.to_owned(), source };
         let unusable = |reason: &str| VaultError::Unusable { path: path.to_owned(), reason: reason.to_owned() };
         let mut header = [0; 64];
@@ -336,23 +328,50 @@ impl Slots {
                 None => self.free.push(at),
             }
         }
-        Ok(secret)
+        secret.ok_or_else(|| unusable("the store's own secret is missing"))
+    }
+
+    /// A slot to write to.
+    fn unused(&mut self) -> u64 {
+        self.unclean.pop().or_else(|| self.free.pop()).unwrap_or_else(|| {
+            self.end += SLOT_BYTES as u64;
+            self.end - SLOT_BYTES as u64
+        })
     }
 
     fn write(&mut self, path: &Path, at: u64, content: Option<(&str, &[u8])>) -> Result<(), VaultError> {
-        let mut slot = [0; SLOT_BYTES];
-        if let Some((name, wrapped)) = content {
-            slot[0] = 1;
-            slot[1] = u8::try_from(name.len()).expect("an id has at most 63 bytes");
-            slot[NAME_AT..NAME_AT + name.len()].copy_from_slice(name.as_bytes());
-            slot[WRAPPED_AT..WRAPPED_AT + wrapped.len()].copy_from_slice(wrapped);
-            let checksum = crc32c::crc32c(&slot[..CHECKSUM_AT]);
-            slot[CHECKSUM_AT..].copy_from_slice(&checksum.to_le_bytes());
-        }
-        let written = self.file.write_all_at(&slot, at).and_then(|()| self.file.sync_all());
+        let mut slot = content.map_or([0; SLOT_BYTES], |(name, wrapped)| encode_slot(name, wrapped));
+        let written = fault::write("keys::slot-write", &slot, |slot| self.file.write_all_at(slot, at))
+            .and_then(|()| fault::pass("keys::slot-sync"))
+            .and_then(|()| self.file.sync_all())
+            .and_then(|()| fault::pass("keys::slot-written"));
         slot.zeroize();
         written.map_err(|source| VaultError::Io { path: path.to_owned(), source })
     }
+}
+
+/// Makes the key file with the store's own secret in it, whole or not at all: so a start that was cut short is followed by
+/// one that begins anew. No key of it is anywhere else afterwards.
+fn make(path: &Path, encryption: &dyn KeyEncryption, random: &SystemRandom) -> Result<(), VaultError> {
+    let secret = random_key(random)?;
+    let wrapped = encryption.wrap(STORE_SECRET, &secret)?;
+    let mut header = [0; 64];
+    header[..4].copy_from_slice(&MAGIC);
+    header[4..8].copy_from_slice(&VERSION.to_le_bytes());
+    let content = [header.as_slice(), &encode_slot(STORE_SECRET, &wrapped)].concat();
+    let made = Prepared::write(path, &content, fault::KEYS).and_then(Prepared::confirm);
+    made.map_err(|source| VaultError::Io { path: path.to_owned(), source })
+}
+
+fn encode_slot(name: &str, wrapped: &[u8]) -> [u8; SLOT_BYTES] {
+    let mut slot = [0; SLOT_BYTES];
+    slot[0] = 1;
+    slot[1] = u8::try_from(name.len()).expect("an id has at most 63 bytes");
+    slot[NAME_AT..NAME_AT + name.len()].copy_from_slice(name.as_bytes());
+    slot[WRAPPED_AT..WRAPPED_AT + wrapped.len()].copy_from_slice(wrapped);
+    let checksum = crc32c::crc32c(&slot[..CHECKSUM_AT]);
+    slot[CHECKSUM_AT..].copy_from_slice(&checksum.to_le_bytes());
+    slot
 }
 
 fn decode_slot(slot: &[u8; SLOT_BYTES]) -> Option<(&str, &[u8])> {

@@ -1,5 +1,5 @@
-//! `/admin/v1/prices`. A book is checked as a whole, kept as a file beside the journal, noted in the journal, and only
-//! then in force. A bad one changes nothing.
+//! `/admin/v1/prices`. A book is checked as a whole, written aside, noted in the journal, and only then given its name
+//! and put in force. A bad one changes nothing, and neither does one that the journal could not note.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use http::StatusCode;
 use tokio::sync::Mutex;
 use tollgate_admission::price::{PriceBook, SHIPPED};
 use tollgate_client::{List, PriceBookInfo};
-use tollgate_store::store::{Layout, write_atomically};
+use tollgate_store::store::{Layout, prepare};
 
 use super::durable::aside;
 use super::refused::{Refusals, Refused};
@@ -46,10 +46,12 @@ pub async fn push(State(app): State<Arc<App>>, text: String) -> Result<(StatusCo
     let dir = prices_dir(&app);
     // Books are read in the order of their names when the gateway starts: so the time comes first.
     let file = dir.join(format!("{:020}-{}.toml", app.clock().now().0, book.fingerprint()));
-    let written = aside(move || write_atomically(&file, text.as_bytes())).await?;
-    written.map_err(|error| Refused::internal("the price book cannot be kept", &error))?;
+    let not_kept = |error| Refused::internal("the price book cannot be kept", &error);
+    // It has its name, under which a start reads it, only once the journal says so. Until then whatever fails leaves nothing.
+    let prepared = aside(move || prepare(&file, text.as_bytes())).await?.map_err(not_kept)?;
     let position = app.books.prices_set(Arc::clone(book.version()), *book.sha256())?;
     app.journal.durable(position).await?;
+    aside(move || prepared.confirm()).await?.map_err(not_kept)?;
     app.admission.publish_prices(books);
     Ok((StatusCode::CREATED, Json(shown(&book, PUSHED))))
 }

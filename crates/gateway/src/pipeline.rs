@@ -327,10 +327,13 @@ async fn reply_whole(mut under_way: Underway, permit: AppPermit, whole: Bytes) -
     under_way.check_overrun(&settled);
     let Settled { amounts, position, rate, .. } = settled;
     under_way.at_stake = Some(amounts);
-    if let Some(position) = position {
-        under_way.app.journal.durable(position).await.map_err(|_| Refusal::LedgerUnavailable)?;
-    }
+    let durable = match position {
+        Some(position) => under_way.app.journal.durable(position).await,
+        None => Ok(()),
+    };
+    // The provider has done its work, also where the books cannot say so durably.
     under_way.finished(outcome, Some(amounts), usage);
+    durable.map_err(|_| Refusal::LedgerUnavailable)?;
     let mut response = routes::json(whole);
     let headers = response.headers_mut();
     headers::admitted(headers, &under_way.route.target.model, rate);

@@ -1,6 +1,6 @@
 # The golden path; each line calls a script or cargo, and those say what they do. SHORT=1 and SEED=n reach the long measurements.
 
-.PHONY: help bootstrap up smoke down test fmt lint bench storm prove fuzz
+.PHONY: help bootstrap up smoke down test fmt lint bench storm prove fuzz failpoints
 
 help: ## What there is
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
@@ -37,3 +37,6 @@ prove: ## Models of the money protocol, to their last state; their broken varian
 
 fuzz: ## Every parser of outside input, fed what nobody should send
 	@scripts/fuzz
+
+failpoints: ## The store fails, and is killed, at every point between two writes
+	@scripts/failpoints

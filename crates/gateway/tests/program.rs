@@ -160,7 +160,13 @@ impl Program {
     }
 
     /// Starts it and waits until it says where it serves.
-    pub async fn start_at(scheme: &str, mut command: Command) -> Self {
+    pub async fn start_at(scheme: &str, command: Command) -> Self {
+        let started = Self::start_or_end(scheme, command).await;
+        started.unwrap_or_else(|ended| panic!("it ended with {:?}:\n{}", ended.code, ended.said))
+    }
+
+    /// Starts it and waits until it says where it serves, or ends.
+    pub async fn start_or_end(scheme: &str, mut command: Command) -> Result<Self, Ended> {
         // A group of its own: a signal to the tests' terminal is not one to it.
         let child = command.process_group(0).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it runs");
         let mut child = Killed(child);
@@ -171,16 +177,23 @@ impl Program {
             move || listen(stderr, &said)
         });
         let address = eventually("the program to serve", async || {
-            let said = said.lock().expect("no panic").clone();
             if let Some(status) = child.0.try_wait().expect("a child") {
-                panic!("it ended with {status}:\n{said}");
+                return Some(Err(status));
             }
-            said.lines().find_map(address_in)
+            said.lock().expect("no panic").lines().find_map(address_in).map(Ok)
         })
         .await;
+        let address = match address {
+            Ok(address) => address,
+            Err(status) => {
+                listener.join().expect("no panic");
+                let said = said.lock().expect("no panic").clone();
+                return Err(Ended { code: status.code(), written: String::new(), said });
+            }
+        };
         let base = format!("{scheme}://{address}");
         let admin = AdminClient::new(&base, ADMIN_KEY).expect("an address");
-        Self { http: Http::to(&base), base, admin, child, said, listener: Some(listener) }
+        Ok(Self { http: Http::to(&base), base, admin, child, said, listener: Some(listener) })
     }
 
     /// A tenant `demo` and the id and text of a key of its.

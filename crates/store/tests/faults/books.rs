@@ -8,10 +8,10 @@ use tollgate_ledger::{Amounts, Books, CapSet, Draft, Reservation, Settlement};
 use tollgate_store::journal::{JournalWriter, Options};
 use tollgate_store::vault::MasterKey;
 use tollgate_store::{Sequence, Store, StoreError, StoreOptions};
-use tollgate_types::directory::{ApiKey, Change, KeyScopes, Plan, Project, Tenant};
+use tollgate_types::directory::{ApiKey, Change, Plan, Project, Tenant};
 use tollgate_types::usage::Outcome;
 use tollgate_types::{
-    Basis, Clock, Confidence, PicoSum, PicoUsd, RequestId, Scope, TenantId, Timestamp, Usage, Window,
+    Basis, Clock, Confidence, PicoSum, PicoUsd, RequestId, Scope, Spender, TenantId, Timestamp, Usage, Window, Zone,
 };
 
 pub const SMALL: usize = 256 * 1024;
@@ -37,23 +37,12 @@ pub fn tenant(id: &str) -> TenantId {
 
 /// A tenant `a` with project `p`, key `k` and a lifetime cap.
 pub fn populate(store: &Store, cap: i128) {
-    let tenant = Tenant { id: tenant("a"), plan: Plan::standard().id, created_at: Timestamp(0), label: None };
+    let tenant = Tenant::new(tenant("a"), Plan::standard().id, Timestamp(0));
     store.vault.create(&tenant.id).expect("a data key");
     let project =
         Project { tenant: tenant.id.clone(), id: "p".parse().expect("a slug"), created_at: Timestamp(0), label: None };
-    let key = ApiKey {
-        id: "k".parse().expect("a slug"),
-        tenant: tenant.id.clone(),
-        project: project.id.clone(),
-        digest: [1; 32],
-        created_at: Timestamp(0),
-        expires_at: None,
-        revoked_at: None,
-        scopes: KeyScopes::ALL,
-        requests_per_minute: None,
-        parallel_requests: None,
-        label: None,
-    };
+    let (key, owner) = ("k".parse().expect("a slug"), tenant.id.clone());
+    let key = ApiKey::new(key, owner, project.id.clone(), [1; 32], Timestamp(0));
     let scope = Scope::Tenant(tenant.id.clone());
     for change in [
         Change::PlanSet(Plan::standard()),
@@ -63,7 +52,8 @@ pub fn populate(store: &Store, cap: i128) {
     ] {
         store.books.change(change).expect("a change that makes sense");
     }
-    let cap = CapSet { scope, window: Window::Lifetime, basis: Basis::Cost, cap: Some(PicoSum(cap)), at: Timestamp(0) };
+    let (window, basis, alerts) = (Window::Lifetime, Basis::Cost, Default::default());
+    let cap = CapSet { scope, window, basis, cap: Some(PicoSum(cap)), alerts, at: Timestamp(0) };
     let position = store.books.set_cap(cap).expect("a cap");
     store.journal.wait_durable(position).expect("durable");
 }
@@ -77,14 +67,20 @@ pub fn reserve(books: &Arc<Books<JournalWriter>>, id: u128) -> Result<Held, Stri
     let draft = Draft {
         id: RequestId(id),
         deadline: Timestamp(1_800_000_060_000_000),
-        tenant: tenant("a"),
-        project: "p".parse().expect("a slug"),
-        key: "k".parse().expect("a slug"),
+        spender: Spender {
+            plan: Plan::standard().id,
+            tenant: tenant("a"),
+            project: "p".parse().expect("a slug"),
+            key: "k".parse().expect("a slug"),
+            end_user: None,
+        },
+        zone: Zone::UTC,
         route: "r".into(),
         provider: "sim".into(),
         model: "m".into(),
         stream: false,
         price_version: "v1".into(),
+        idempotency: None,
         attribution: None,
     };
     let hold = Amounts { cost: PicoUsd(HELD), charge: PicoUsd(HELD) };

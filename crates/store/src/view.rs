@@ -21,7 +21,7 @@ pub mod query;
 mod tests;
 pub mod totals;
 
-pub use query::{EventEnd, EventState, Group, GroupBy, Page, Reader, SummaryRow, UsageEvent, UsageFilter};
+pub use query::{Adjustment, EventEnd, EventState, Group, GroupBy, Page, Reader, SummaryRow, UsageEvent, UsageFilter};
 pub use totals::{StateCounts, TokenSums, ViewTotals};
 
 use columns::{Bits, id_bytes};
@@ -208,11 +208,12 @@ impl Writing<'_> {
     }
 
     fn extended(&self, extended: &Extended) -> rusqlite::Result<usize> {
-        let Extended { id, at: _, hold, provider, model, price_version } = extended;
+        let Extended { id, at, hold, provider, model, price_version } = extended;
         self.execute(
-            "UPDATE usage_events SET hold_cost = ?2, hold_charge = ?3, provider = ?4, model = ?5, price_version = ?6
+            "UPDATE usage_events SET hold_cost = ?2, hold_charge = ?3, provider = ?4, model = ?5, price_version = ?6,
+                extended_at = ?7
              WHERE id = ?1 AND state = 'pending'",
-            params![id_bytes(*id), Bits(hold.cost.0), Bits(hold.charge.0), provider, model, price_version],
+            params![id_bytes(*id), Bits(hold.cost.0), Bits(hold.charge.0), provider, model, price_version, at.0],
         )
     }
 

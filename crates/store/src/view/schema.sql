@@ -32,6 +32,8 @@ CREATE TABLE usage_events (
     deadline INTEGER NOT NULL,
     hold_cost INTEGER NOT NULL,
     hold_charge INTEGER NOT NULL,
+    -- When the hold last grew.
+    extended_at INTEGER,
     -- pending, posted, voided, indeterminate
     state TEXT NOT NULL,
     -- From here on NULL until the request has ended; confidence stays NULL in a voided one.

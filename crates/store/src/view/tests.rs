@@ -11,6 +11,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use tempfile::TempDir;
 use tollgate_ledger::account::Columns;
+use tollgate_ledger::record::{Reason, Standing};
 use tollgate_ledger::{
     Amounts, Audit, Books, CapSet, Draft, Idempotency, Ledger, MemoryLog, Posted, Record, Reservation, Reserved,
     Settlement, Voided,
@@ -176,6 +177,7 @@ fn model(records: &[Record]) -> BTreeMap<RequestId, UsageEvent> {
             Record::Reserved(reserved) => {
                 let event = UsageEvent {
                     reserved: (**reserved).clone(),
+                    extended_at: None,
                     state: EventState::Pending,
                     adjustments: 0,
                     end: None,
@@ -210,7 +212,9 @@ fn model(records: &[Record]) -> BTreeMap<RequestId, UsageEvent> {
                 events.get_mut(id).expect("reserved before it was doubted").state = EventState::Indeterminate;
             }
             Record::Extended(extended) => {
-                let reserved = &mut events.get_mut(&extended.id).expect("reserved before its hold grew").reserved;
+                let event = events.get_mut(&extended.id).expect("reserved before its hold grew");
+                event.extended_at = Some(extended.at);
+                let reserved = &mut event.reserved;
                 reserved.hold = extended.hold;
                 reserved.provider = Arc::clone(&extended.provider);
                 reserved.model = Arc::clone(&extended.model);
@@ -340,9 +344,55 @@ fn check(records: &[Record], expected: &[UsageEvent]) {
 }
 
 #[test]
+fn what_was_found_later_is_told_in_its_order_and_of_its_request_alone() {
+    let standing = |cost, overrun, confidence| Standing {
+        amounts: amounts(cost, cost + 1),
+        overrun: amounts(overrun, 0),
+        confidence,
+    };
+    let steps = [
+        (standing(600, 0, Confidence::Measured), standing(650, 7, Confidence::Measured), Reason::Reconciled, "v1"),
+        (standing(650, 7, Confidence::Measured), standing(400, 0, Confidence::Bounded), Reason::Repriced, "v2"),
+    ];
+    let adjusted = |(was, now, reason, version): &(Standing, Standing, Reason, &str)| {
+        Record::Adjusted(Box::new(Adjusted {
+            id: RequestId(1),
+            at: START.plus(Duration::from_secs(9)),
+            spender: reserved(1, amounts(700, 900)).spender,
+            held_at: START,
+            offset: UtcOffset(0),
+            was: *was,
+            now: *now,
+            usage: usage(3),
+            price_version: (*version).into(),
+            reason: *reason,
+        }))
+    };
+    let mut records = vec![reserve(1), reserve(2)];
+    records.extend([1, 2].map(|id| Record::Posted(posted(id, amounts(600, 601)))));
+    records.extend(steps.iter().map(adjusted));
+    let place = Place::new();
+    let mut view = place.view();
+    view.apply(&numbered(&records)).expect("the records apply");
+    let reader = place.reader();
+    let told: Vec<_> = reader.adjustments_of(RequestId(1)).expect("an answer");
+    let expected = steps.map(|(was, now, reason, version)| Adjustment {
+        at: START.plus(Duration::from_secs(9)),
+        reason,
+        was,
+        now,
+        price_version: version.into(),
+    });
+    assert_eq!(told, expected);
+    assert_eq!(reader.event(RequestId(1)).expect("an answer"), model(&records).remove(&RequestId(1)));
+    assert_eq!(reader.adjustments_of(RequestId(2)).expect("an answer"), []);
+}
+
+#[test]
 fn each_life_of_a_reservation_becomes_its_event() {
     let hold = amounts(700, 900);
-    let event = |id, state, end| UsageEvent { reserved: reserved(id, hold), state, adjustments: 0, end };
+    let event =
+        |id, state, end| UsageEvent { reserved: reserved(id, hold), extended_at: None, state, adjustments: 0, end };
     let end = EventEnd {
         ended_at: START.plus(Duration::from_secs(2)),
         usage: usage(100),

@@ -14,6 +14,7 @@ mod key;
 mod ledger;
 mod plan;
 mod price;
+mod receipt;
 mod route;
 mod tenant;
 mod usage;
@@ -26,11 +27,13 @@ pub use key::{CreatedKey, Key, KeyScope, NewKey};
 pub use ledger::LedgerState;
 pub use plan::{Plan, PlanSettings, TightBudget};
 pub use price::PriceBookInfo;
+pub use receipt::{
+    Receipt, ReceiptAdjustment, ReceiptAmounts, ReceiptHold, ReceiptIdempotency, ReceiptKey, ReceiptKeys,
+    ReceiptPrices, ReceiptStanding, ReceiptStatement, ReceiptTokens,
+};
 pub use route::{ProviderInfo, RouteInfo};
 pub use tenant::{NewProject, NewTenant, Project, Tenant};
-pub use usage::{
-    Confidence, Receipt, SummaryBy, SummaryQuery, UsageEvent, UsagePage, UsageQuery, UsageState, UsageSummary,
-};
+pub use usage::{Confidence, SummaryBy, SummaryQuery, UsageEvent, UsagePage, UsageQuery, UsageState, UsageSummary};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;

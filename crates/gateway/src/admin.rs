@@ -13,7 +13,7 @@ mod plans;
 mod prices;
 mod projects;
 mod providers;
-pub mod receipts;
+mod receipts;
 mod refused;
 mod routes;
 mod tenants;
@@ -61,6 +61,7 @@ fn router() -> Router<Arc<App>> {
         .route("/admin/v1/budgets", get(budgets::list).put(budgets::set).delete(budgets::remove))
         .route("/admin/v1/usage", get(usage::list))
         .route("/admin/v1/usage/summary", get(usage::summary))
+        .route("/admin/v1/receipts/keys", get(receipts::keys).post(receipts::rotate_key))
         .route("/admin/v1/receipts/{request_id}", get(receipts::show))
         .route("/admin/v1/ledger", get(ledger::show))
         .route("/admin/v1/routes", get(routes::list))
@@ -145,7 +146,7 @@ pub fn openapi_json() -> String {
         budgets::list, budgets::set, budgets::remove,
         prices::list, prices::push,
         usage::list, usage::summary,
-        receipts::show,
+        receipts::show, receipts::keys, receipts::rotate_key,
         ledger::show,
         routes::list,
         providers::list,

@@ -35,6 +35,8 @@ pub struct App {
     pub server: config::Server,
     pub admin_key: tollgate_serving::Secret,
     pub request_ids: RequestIds,
+    /// Who signs receipts, by name.
+    pub issuer: Arc<str>,
     /// The store's folder.
     pub dir: PathBuf,
     routing: ArcSwap<Routing>,
@@ -95,6 +97,7 @@ impl App {
             server: config.server.clone(),
             admin_key: config.admin_key.clone(),
             request_ids: RequestIds::new()?,
+            issuer: Arc::clone(&config.issuer),
             dir: store.dir.clone(),
             routing: ArcSwap::from_pointee(config.routing.clone()),
             draining: AtomicBool::new(false),

@@ -3,6 +3,7 @@
 //!
 //! - [`http`]: the wire: routes, headers, bodies, and the one file that turns a refusal into an answer.
 //! - [`pipeline`]: **the** request, one function from top to bottom; [`stream`]: its way back when it is a stream.
+//! - [`receipt`]: requests stated, signed, and verified.
 //! - [`admin`]: the control plane, `/admin/v1`.
 //! - [`app`]: what every request can reach; [`serve`]: workers, signals, an orderly end.
 //! - [`config`], [`command`], [`log`], [`metrics`], [`questions`].
@@ -16,5 +17,6 @@ pub mod log;
 pub mod metrics;
 pub mod pipeline;
 pub mod questions;
+pub mod receipt;
 pub mod serve;
 pub mod stream;

@@ -14,8 +14,9 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use ring::hmac;
 use tollgate_ledger::books::{Headroom, ReserveError};
-use tollgate_ledger::{Amounts, Books, Draft, Idempotency, Log, Rejected};
+use tollgate_ledger::{Amounts, Books, Claim, Draft, Log, Rejected};
 use tollgate_types::directory::{Directory, Sealed, TightBudget};
+use tollgate_types::refusal::{IdempotencyConflict, IdempotencyConflictKind};
 use tollgate_types::{Call, Clock, EndUserId, PicoSum, PicoUsd, Refusal, RequestId, Surface, Timestamp};
 
 pub use crate::index::{Index, Principal};
@@ -59,7 +60,7 @@ pub struct Identity {
     pub id: RequestId,
     /// Whom of its own users the tenant sends it for.
     pub end_user: Option<EndUserId>,
-    pub idempotency: Option<Idempotency>,
+    pub idempotency: Option<Claim>,
     pub attribution: Option<Sealed>,
 }
 
@@ -139,15 +140,16 @@ impl Admission {
             model: Arc::clone(&target.model),
             stream: call.stream,
             price_version: Arc::clone(&pricing.version),
-            idempotency: identity.idempotency,
+            idempotency: identity.idempotency.map(|claim| claim.idempotency),
             attribution: identity.attribution,
         };
         let hold = Hold { call, pricing: &pricing, wanted };
         // Asked before the lock is taken: a bound that overflows is no bound.
         hold.of(wanted).ok_or_else(|| Refusal::invalid("the request asks for more tokens than can be priced"))?;
         let clamp = principal.plan.tight_budget == TightBudget::Clamp;
+        let searched = identity.idempotency.and_then(|claim| claim.searched);
         let (reservation, output_tokens) =
-            books.reserve(draft, |headroom| hold.within(headroom, clamp)).map_err(refusal_of)?;
+            books.reserve_searched(draft, searched, |headroom| hold.within(headroom, clamp)).map_err(refusal_of)?;
         let granted = Granted { output_tokens };
         Ok(Permit { reservation, principal, pricing, granted, rate, in_flight })
     }
@@ -217,6 +219,14 @@ fn wanted_output(call: &Call<'_>, target: &Target) -> u64 {
 fn refusal_of(error: ReserveError) -> Refusal {
     match error {
         ReserveError::Rejected(Rejected::BudgetExceeded(exceeded)) => Refusal::BudgetExceeded(exceeded),
+        ReserveError::Rejected(Rejected::KeyInUse { first, same_body, open }) => {
+            let why = match (same_body, open) {
+                (false, _) => IdempotencyConflictKind::OtherBody,
+                (true, true) => IdempotencyConflictKind::InDoubt,
+                (true, false) => IdempotencyConflictKind::AnswerGone,
+            };
+            Refusal::IdempotencyConflict(IdempotencyConflict { first, why })
+        }
         // Request ids are fresh and time is the books' own: what remains are faults of ours, and they fail closed.
         ReserveError::Rejected(_) | ReserveError::Unavailable(_) => Refusal::LedgerUnavailable,
     }
@@ -227,6 +237,14 @@ struct Hold<'a> {
     call: &'a Call<'a>,
     pricing: &'a Pricing,
     wanted: u64,
+}
+
+// === impl Entered ===
+
+impl Entered {
+    pub fn rate(&self) -> RateState {
+        self.rate
+    }
 }
 
 // === impl Hold ===

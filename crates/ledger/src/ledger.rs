@@ -18,6 +18,7 @@ use tollgate_types::window::Period;
 use tollgate_types::{Basis, Confidence, PicoSum, RequestId, Scope, Spender, Timestamp, UtcOffset, Window, Zone};
 
 use crate::account::{Amounts, Cap, Columns, ScopeAccounts, Sums};
+use crate::idempotency::KeysInUse;
 use crate::record::{Adjusted, CapSet, Extended, Posted, Record, Reserved, Voided};
 use crate::scopes::{Scopes, Slot};
 
@@ -28,6 +29,7 @@ pub struct Ledger {
     scopes: Scopes,
     open: HashMap<RequestId, Open, RandomState>,
     totals: Totals,
+    keys: KeysInUse,
     /// Scopes that spent since memory was last tidied.
     #[serde(skip)]
     warm: Vec<Slot>,
@@ -94,6 +96,10 @@ pub enum Rejected {
     BudgetExceeded(BudgetExceeded),
     #[error("the reservation {0} was already made")]
     AlreadyReserved(RequestId),
+    #[error("the idempotency key stands for the request {first}")]
+    KeyInUse { first: RequestId, same_body: bool, open: bool },
+    #[error("whether the idempotency key is in use was not looked for far enough back")]
+    KeyPerhapsInUse,
     #[error("the reservation {0} is not open: it was never made, or has ended")]
     NotOpen(RequestId),
     #[error("the reservation {0} is not pending")]
@@ -276,6 +282,11 @@ impl Ledger {
         self.open.get(&id).map(|open| &open.reserved)
     }
 
+    /// The idempotency keys that memory knows.
+    pub fn keys(&self) -> &KeysInUse {
+        &self.keys
+    }
+
     pub fn is_indeterminate(&self, id: RequestId) -> bool {
         self.open.get(&id).is_some_and(|open| matches!(open.state, OpenState::Indeterminate { .. }))
     }
@@ -351,12 +362,15 @@ impl Ledger {
 
     /// Whether `record` may be applied now.
     pub fn check(&self, record: &Record) -> Result<(), Rejected> {
-        let at = time_of(record);
+        let at = record.at();
         if at.is_some_and(|at| at < self.latest) {
             return Err(Rejected::TimeWentBack);
         }
         match record {
             Record::Reserved(reserved) => {
+                if let Some(idempotency) = reserved.idempotency {
+                    self.keys.check(&reserved.spender.tenant, idempotency)?;
+                }
                 let places = self.places(&reserved.spender, reserved.offset);
                 self.check_reserve(&places, reserved.id, reserved.at, reserved.hold, &Zone::UTC)
             }
@@ -493,7 +507,7 @@ impl Ledger {
             Record::Adjusted(adjusted) => self.adjust(adjusted),
             Record::Directory(_) | Record::PricesSet { .. } => {}
         }
-        if let Some(at) = time_of(record) {
+        if let Some(at) = record.at() {
             self.latest = at;
         }
     }
@@ -513,6 +527,7 @@ impl Ledger {
             }
             self.warm.push(slot);
         }
+        self.keys.begin(reserved);
         self.latest = reserved.at;
         self.totals.held.add(reserved.hold);
         self.totals.requests += 1;
@@ -560,6 +575,7 @@ impl Ledger {
                 self.alerts.extend(crossed.into_iter().take(room));
             }
         }
+        self.keys.charge(&reserved, posted.at);
         self.totals.posted.add(posted.amounts);
         if bounded {
             self.totals.bounded.add(posted.amounts);
@@ -608,6 +624,7 @@ impl Ledger {
     fn void(&mut self, id: RequestId) {
         let Some(Open { reserved, state, entries }) = self.open.remove(&id) else { return };
         self.change_accounts(&entries, |sums| held_column(sums, state).take(reserved.hold));
+        self.keys.free(&reserved);
         self.totals.released.add(reserved.hold);
     }
 
@@ -729,19 +746,5 @@ fn held_column(sums: &mut Sums, state: OpenState) -> &mut Columns {
     match state {
         OpenState::Pending { .. } => &mut sums.pending,
         OpenState::Indeterminate { .. } => &mut sums.indeterminate,
-    }
-}
-
-fn time_of(record: &Record) -> Option<Timestamp> {
-    match record {
-        Record::Reserved(reserved) => Some(reserved.at),
-        Record::Extended(extended) => Some(extended.at),
-        Record::Adjusted(adjusted) => Some(adjusted.at),
-        Record::Posted(Posted { at, .. })
-        | Record::Voided(Voided { at, .. })
-        | Record::Indeterminate { at, .. }
-        | Record::CapSet(CapSet { at, .. })
-        | Record::PricesSet { at, .. } => Some(*at),
-        Record::Directory(_) => None,
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! - [`http`]: the wire: routes, headers, bodies, and the one file that turns a refusal into an answer.
 //! - [`pipeline`]: **the** request, one function from top to bottom; [`stream`]: its way back when it is a stream.
+//! - [`idempotent`]: requests that may be repeated and are charged once; [`twins`]: those of them that are under way.
 //! - [`admin`]: the control plane, `/admin/v1`.
 //! - [`app`]: what every request can reach; [`serve`]: workers, signals, an orderly end.
 //! - [`config`], [`command`], [`log`], [`metrics`], [`questions`].
@@ -12,9 +13,11 @@ pub mod app;
 pub mod command;
 pub mod config;
 pub mod http;
+pub mod idempotent;
 pub mod log;
 pub mod metrics;
 pub mod pipeline;
 pub mod questions;
 pub mod serve;
 pub mod stream;
+pub mod twins;

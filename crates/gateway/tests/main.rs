@@ -5,6 +5,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "tests make the files they hand over, and fill a disk on purpose")]
 
+mod idempotency;
 mod money;
 mod process;
 mod program;

@@ -330,6 +330,25 @@ async fn a_view_that_cannot_say_whether_a_key_is_new_takes_no_keys() {
 }
 
 #[tokio::test]
+async fn a_drain_lets_work_end_whose_caller_has_left() {
+    let place = Place::new(Options { speed: Speed::Paced(1.0), ..simulator() });
+    let program = place.serve().await;
+    let (_, key) = program.tenant().await;
+    let body = ask_stream("gpt-4o-mini");
+    let left = program.http.open(Method::POST, CHAT, &signed(&key, "k"), body.to_string()).await;
+    drop(left);
+    let ended = program.stop().await;
+    assert_eq!(ended.code, Some(0), "{}", ended.said);
+    let program = place.serve().await;
+    let again = send(&program.http, &key, "k", &body).await;
+    assert_eq!((again.status, again.header("idempotent-replayed")), (200, Some("true")), "{}", again.text());
+    assert!(again.text().ends_with(DONE));
+    assert_eq!(place.sim.truth().all().len(), 1);
+    program.stop().await;
+    assert_eq!(place.verify().await["bounded_picousd"], "0", "it was measured");
+}
+
+#[tokio::test]
 async fn after_a_kill_a_request_that_may_have_been_charged_is_not_sent_again() {
     let place = Place::new(Options { speed: Speed::Paced(2.0), ..simulator() });
     let program = place.serve().await;

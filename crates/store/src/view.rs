@@ -1,7 +1,7 @@
 //! The SQLite projection of the journal: usage events, who exists, caps and price books, for questions that may take
-//! their time. Nothing here is the truth, and nothing is asked during a request but what an idempotency key
-//! stands for that memory has forgotten: a view that is damaged, or of
-//! another version, is thrown away and made again from the journal's first record.
+//! their time. During a request it is asked for nothing but idempotency keys that memory has forgotten. And nothing here
+//! is the truth: a view that is damaged, or of another version, is thrown away and made again from the journal's first
+//! record.
 //!
 //! - this file: opening, and [`View::apply`], which writes records in the order of the journal.
 //! - [`query`]: the questions ([`Reader`]). - [`totals`]: sums that are exact for every `u64`.

@@ -2,7 +2,7 @@
 //!
 //! authenticate → enter (scopes, limits) → read → admit (price, reserve) → durable → send → answer → settle → durable → reply.
 //!
-//! If any of it is dropped in between (the caller left, a panic, the end of the drain), the permit settles itself.
+//! A request that may be repeated takes its way through [`idempotent`]. If any of it is dropped in between (the caller left, a panic, the end of the drain), the permit settles itself.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -15,8 +15,8 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AF
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use tollgate_admission::{Identity, Permit, Principal, Settled};
-use tollgate_ledger::Amounts;
+use tollgate_admission::{Entered, Identity, Permit, Principal, Settled};
+use tollgate_ledger::{Amounts, Claim};
 use tollgate_serving::backend::{Answer, Backend, Endpoint};
 use tollgate_serving::meter::Granted;
 use tollgate_serving::{Provider, answer};
@@ -32,6 +32,7 @@ use crate::config::Route;
 use crate::http::body::{self, Body};
 use crate::http::wire::{self, Bounds, WireRequest};
 use crate::http::{headers, routes};
+use crate::idempotent;
 use crate::metrics::Series;
 use crate::stream::StreamBody;
 
@@ -52,6 +53,21 @@ pub struct Underway {
     /// What is posted if the caller leaves now. `None` before the request is sent.
     pub at_stake: Option<Amounts>,
     counted: AtomicBool,
+}
+
+/// A request that was let in and read, before it is judged.
+#[derive(Debug)]
+pub struct Asked {
+    pub app: Arc<App>,
+    pub surface: Surface,
+    pub id: RequestId,
+    pub principal: Arc<Principal>,
+    pub entered: Entered,
+    /// Whom of its own users the tenant sends it for.
+    pub end_user: Option<EndUserId>,
+    pub head: HeaderMap,
+    pub body: Bytes,
+    pub since: Stopwatch,
 }
 
 /// Longest error text of a provider that is read, in bytes, and for how long.
@@ -78,18 +94,34 @@ pub async fn serve(
     check_project(&principal, &head.headers)?;
     let end_user = end_user(app, &principal, &head.headers)?;
     let entered = app.admission.enter(&principal, surface, end_user)?;
+    let key = headers::idempotency_key(&head.headers)?;
 
-    // What is asked.
+    // What is asked, and whether it was asked before.
     let body = body::read(incoming, app.server.body_bytes_max, app.server.body_timeout).await?;
+    let idempotency = idempotent::named(app, &principal, surface, key, &body)?;
+    let app = Arc::clone(app);
+    let asked = Asked { app, surface, id, principal, entered, end_user, head: head.headers, body, since };
+    match idempotency {
+        Some(idempotency) => idempotent::serve(asked, idempotency).await,
+        None => fulfil(asked, None).await,
+    }
+}
+
+/// Judges a request, has it worked on, and answers it. `claim` is the idempotency key that it takes for itself.
+pub async fn fulfil(asked: Asked, claim: Option<Claim>) -> Result<Response<Body>, Refusal> {
+    let Asked { app, surface, id, principal, entered, end_user, head, body, since } = asked;
+    let app = &app;
+
+    // What is asked for.
     let wire = match surface {
         Surface::Chat => wire::read_chat(&body)?,
         Surface::Embeddings => wire::read_embeddings(&body)?,
     };
     let route = app.route(&wire.call.route)?;
-    let attribution = seal_attribution(app, &principal, &head.headers)?;
+    let attribution = seal_attribution(app, &principal, &head)?;
 
     // Whether it may be, and the money for it.
-    let identity = Identity { id, end_user, idempotency: None, attribution };
+    let identity = Identity { id, end_user, idempotency: claim, attribution };
     let tighten = || tokens_of(&route, &body, wire.call.input_bytes);
     let mut permit = app.admission.admit(
         &app.books,

@@ -6,6 +6,7 @@
 #![expect(clippy::disallowed_methods, reason = "tests make the files they hand over, and fill a disk on purpose")]
 
 mod faults;
+mod idempotency;
 mod money;
 mod process;
 mod program;

@@ -8,9 +8,12 @@ use std::time::Duration;
 
 use tollgate_types::directory::{Change, ChangeRefused, Directory};
 use tollgate_types::usage::Outcome;
-use tollgate_types::{Clock, Confidence, PicoSum, PicoUsd, RequestId, Scope, Spender, Timestamp, Usage, Zone};
+use tollgate_types::{
+    Clock, Confidence, PicoSum, PicoUsd, RequestId, Scope, Spender, TenantId, Timestamp, Usage, Zone,
+};
 
 use crate::account::{Amounts, Columns};
+use crate::idempotency::{Claim, Recollection};
 use crate::ledger::{Alert, Audit, BudgetState, Ledger, Rejected};
 use crate::record::{Adjusted, CapSet, Draft, Extended, Posted, Record, Reserved, Voided};
 
@@ -114,10 +117,24 @@ impl<L: Log> Books<L> {
     /// round: what it gives back is what the request must be bounded to.
     pub fn reserve<T>(
         self: &Arc<Self>,
+        draft: Draft,
+        amount: impl FnOnce(Headroom) -> (Amounts, T),
+    ) -> Result<(Reservation<L>, T), ReserveError> {
+        self.reserve_searched(draft, None, amount)
+    }
+
+    /// The same for a draft that may bear an idempotency key: `searched` is how far somebody looked for an earlier use
+    /// of it where memory does not reach ([`Claim::searched`]).
+    pub fn reserve_searched<T>(
+        self: &Arc<Self>,
         mut draft: Draft,
+        searched: Option<Timestamp>,
         amount: impl FnOnce(Headroom) -> (Amounts, T),
     ) -> Result<(Reservation<L>, T), ReserveError> {
         let mut inner = self.lock();
+        if let Some(idempotency) = draft.idempotency {
+            inner.ledger.keys().check_claim(&draft.spender.tenant, Claim { idempotency, searched })?;
+        }
         let at = inner.now(&self.clock);
         inner.log.has_room(inner.ledger.open_count())?;
         // Where the books' time runs ahead of the clock (which was set back), deadlines are kept in the books' time.
@@ -264,6 +281,11 @@ impl<L: Log> Books<L> {
         let at = inner.now(&self.clock);
         let hold = inner.ledger.reserved(id)?.hold;
         inner.commit_end(&Record::Posted(settlement.within(id, at, hold)))
+    }
+
+    /// What memory says of a tenant's idempotency key.
+    pub fn recall(&self, tenant: &TenantId, key: [u8; 16]) -> Recollection {
+        self.lock().ledger.keys().recall(tenant, key)
     }
 
     /// An open reservation as it was recorded.

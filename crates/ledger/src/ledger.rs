@@ -20,6 +20,7 @@ use tollgate_types::{
 };
 
 use crate::account::{Amounts, Cap, Columns, ScopeAccounts, Sums};
+use crate::idempotency::KeysInUse;
 use crate::record::{Adjusted, CapSet, Extended, Posted, Record, Reserved, Voided};
 use crate::scopes::{Scopes, Slot};
 
@@ -30,6 +31,7 @@ pub struct Ledger {
     scopes: Scopes,
     open: HashMap<RequestId, Open, RandomState>,
     totals: Totals,
+    keys: KeysInUse,
     /// Scopes that spent since memory was last tidied.
     #[serde(skip)]
     warm: Vec<Slot>,
@@ -105,6 +107,10 @@ pub enum Rejected {
     BudgetExceeded(BudgetExceeded),
     #[error("the reservation {0} was already made")]
     AlreadyReserved(RequestId),
+    #[error("the idempotency key stands for the request {first}")]
+    KeyInUse { first: RequestId, same_body: bool, open: bool },
+    #[error("whether the idempotency key is in use was not looked for far enough back")]
+    KeyPerhapsInUse,
     #[error("the reservation {0} is not open: it was never made, or has ended")]
     NotOpen(RequestId),
     #[error("the reservation {0} is not pending")]
@@ -310,6 +316,11 @@ impl Ledger {
         self.open.get(&id).map(|open| &open.reserved)
     }
 
+    /// The idempotency keys that memory knows.
+    pub fn keys(&self) -> &KeysInUse {
+        &self.keys
+    }
+
     pub fn is_indeterminate(&self, id: RequestId) -> bool {
         self.open.get(&id).is_some_and(|open| matches!(open.state, OpenState::Indeterminate { .. }))
     }
@@ -395,12 +406,15 @@ impl Ledger {
 
     /// Whether `record` may be applied now.
     pub fn check(&self, record: &Record) -> Result<(), Rejected> {
-        let at = time_of(record);
+        let at = record.at();
         if at.is_some_and(|at| at < self.latest) {
             return Err(Rejected::TimeWentBack);
         }
         match record {
             Record::Reserved(reserved) => {
+                if let Some(idempotency) = reserved.idempotency {
+                    self.keys.check(&reserved.spender.tenant, idempotency)?;
+                }
                 let places = self.places(&reserved.spender, reserved.offset);
                 self.check_reserve(&places, reserved.id, reserved.at, reserved.hold, &Zone::UTC)
             }
@@ -540,7 +554,7 @@ impl Ledger {
             Record::Adjusted(adjusted) => self.adjust(adjusted),
             Record::Directory(_) | Record::PricesSet { .. } => {}
         }
-        if let Some(at) = time_of(record) {
+        if let Some(at) = record.at() {
             self.latest = at;
         }
     }
@@ -565,6 +579,7 @@ impl Ledger {
             self.warm.sort_unstable();
             self.warm.dedup();
         }
+        self.keys.begin(reserved);
         self.latest = reserved.at;
         self.totals.held.add(reserved.hold);
         self.totals.requests += 1;
@@ -610,6 +625,7 @@ impl Ledger {
                 self.alert_of(place, &rise);
             }
         }
+        self.keys.charge(&reserved, posted.at);
         self.totals.posted.add(posted.amounts);
         if bounded {
             self.totals.bounded.add(posted.amounts);
@@ -669,6 +685,7 @@ impl Ledger {
                 accounts.leave(window, period, |sums| held_column(sums, state).take(reserved.hold));
             }
         }
+        self.keys.free(&reserved);
         self.totals.released.add(reserved.hold);
     }
 
@@ -791,19 +808,5 @@ fn held_column(sums: &mut Sums, state: OpenState) -> &mut Columns {
     match state {
         OpenState::Pending { .. } => &mut sums.pending,
         OpenState::Indeterminate { .. } => &mut sums.indeterminate,
-    }
-}
-
-fn time_of(record: &Record) -> Option<Timestamp> {
-    match record {
-        Record::Reserved(reserved) => Some(reserved.at),
-        Record::Extended(extended) => Some(extended.at),
-        Record::Adjusted(adjusted) => Some(adjusted.at),
-        Record::Posted(Posted { at, .. })
-        | Record::Voided(Voided { at, .. })
-        | Record::Indeterminate { at, .. }
-        | Record::CapSet(CapSet { at, .. })
-        | Record::PricesSet { at, .. } => Some(*at),
-        Record::Directory(_) => None,
     }
 }

@@ -71,7 +71,7 @@ pub struct Vault {
 struct Slots {
     file: File,
     /// Where each tenant's slot is, and its data key once it was unwrapped.
-    tenants: HashMap<TenantId, (u64, Option<Box<DataKey>>)>,
+    tenants: HashMap<TenantId, (u64, Option<Arc<DataKey>>)>,
     /// How many of them are unwrapped.
     unwrapped: usize,
     free: Vec<u64>,
@@ -289,13 +289,13 @@ impl Vault {
             let mut slot = [0; SLOT_BYTES];
             file.read_exact_at(&mut slot, *at).map_err(|source| VaultError::Io { path: self.path.clone(), source })?;
             let wrapped = &slot[WRAPPED_AT..WRAPPED_AT + WRAPPED_BYTES];
-            *key = Some(Box::new(DataKey::new(&*self.encryption.unwrap(tenant.as_str(), wrapped)?)));
+            *key = Some(Arc::new(DataKey::new(&*self.encryption.unwrap(tenant.as_str(), wrapped)?)));
             *unwrapped += 1;
         }
-        match key {
-            Some(key) => work(key),
-            None => Err(VaultError::NoKey(tenant.to_string())),
-        }
+        let key = key.clone().ok_or_else(|| VaultError::NoKey(tenant.to_string()))?;
+        // The work may take as long as its text is large: others need not wait for it.
+        drop(slots);
+        work(&key)
     }
 
     fn lock(&self) -> MutexGuard<'_, Slots> {

@@ -9,7 +9,7 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params, params_from_iter};
 use serde::{Deserialize, Serialize};
 use tollgate_ledger::record::{Reason, Standing};
-use tollgate_ledger::{Amounts, Idempotency, Reserved};
+use tollgate_ledger::{Amounts, Idempotency, Reserved, Use};
 use tollgate_types::directory::Sealed;
 use tollgate_types::usage::Outcome;
 use tollgate_types::{
@@ -151,6 +151,24 @@ impl Reader {
     /// Sequence number of the last record that the view holds.
     pub fn position(&self) -> Result<u64, ViewError> {
         self.ask(|connection| Ok(read_position(connection)?))
+    }
+
+    /// What a tenant's idempotency key stands for, and how far the view has come: it holds all records that are older.
+    pub fn key_use(&self, tenant: &TenantId, key: [u8; 16]) -> Result<(Option<Use>, Timestamp), ViewError> {
+        self.ask(|connection| {
+            let moment = connection.unchecked_transaction()?;
+            let latest = moment.query_row("SELECT latest FROM position", [], |row| row.get(0)).map(Timestamp)?;
+            let sql = "SELECT id, idempotency_body, ended_at IS NULL FROM usage_events
+                INDEXED BY usage_by_idempotency_key
+                WHERE tenant = ?1 AND idempotency_key = ?2 AND state <> 'voided' LIMIT 1";
+            let mut statement = moment.prepare_cached(sql)?;
+            let read = |row: &Row<'_>| {
+                let Id(first) = row.get(0)?;
+                Ok(Use { first, body: row.get(1)?, open: row.get(2)? })
+            };
+            let used = statement.query_row(params![tenant.as_str(), key], read).optional()?;
+            Ok((used, latest))
+        })
     }
 
     /// The view's position, and the sums over all events at that position. Reads every event.

@@ -14,7 +14,7 @@ use tollgate_ledger::account::Columns;
 use tollgate_ledger::record::{Reason, Standing};
 use tollgate_ledger::{
     Amounts, Audit, Books, CapSet, Draft, Idempotency, Ledger, MemoryLog, Posted, Record, Reservation, Reserved,
-    Settlement, Voided,
+    Settlement, Use, Voided,
 };
 use tollgate_types::directory::{
     ApiKey, Change, Directory, KeyScopes, Limits, Plan, Project, Sealed, Tariff, Tenant, TightBudget,
@@ -548,7 +548,7 @@ fn the_directory_caps_and_price_books_are_kept_without_secrets() {
             START.0
         ),
         format!(r#"plans: [("standard"), ({free}), ("clamp"), Null, Null, Null, (-1), Null]"#),
-        r#"position: [(15)]"#.to_owned(),
+        r#"position: [(15), (13)]"#.to_owned(),
         r#"projects: [("ant"), ("default"), (2), Null]"#.to_owned(),
         format!(r#"tenants: [("ant"), ("standard"), (1), ([5]), ("Asia/Tokyo"), ({five})]"#),
     ] {
@@ -559,6 +559,28 @@ fn the_directory_caps_and_price_books_are_kept_without_secrets() {
         let bytes = fs::read(file).expect("a file of the view");
         assert!(!bytes.windows(digest.len()).any(|window| window == digest), "a digest is in the view's file");
     }
+}
+
+#[test]
+fn an_idempotency_key_stands_for_the_one_request_of_its_tenant_that_was_not_voided() {
+    let place = Place::new();
+    let mut view = place.view();
+    let reader = place.reader();
+    let reserve = |id: u128, body: u8| {
+        let idempotency = Some(Idempotency { key: [4; 16], body: [body; 16] });
+        Record::Reserved(Box::new(Reserved { idempotency, ..reserved(id, amounts(700, 900)) }))
+    };
+    let key_use = |of: u8, key: u8| reader.key_use(&tenant(of), [key; 16]).expect("readable");
+    let stands_for = |id: u128, body: u8, open: bool| Some(Use { first: RequestId(id), body: [body; 16], open });
+    assert_eq!(key_use(0, 4), (None, Timestamp(0)), "nothing is held, so nothing is known");
+    view.apply(&[(1, reserve(1, 1))]).expect("it applies");
+    assert_eq!(key_use(0, 4), (stands_for(1, 1, true), START));
+    view.apply(&[(2, Record::Voided(voided(1)))]).expect("it applies");
+    assert_eq!(key_use(0, 4), (None, voided(1).at));
+    let charged = Record::Posted(posted(2, amounts(1, 1)));
+    view.apply(&[(3, reserve(2, 2)), (4, doubted(2)), (5, charged)]).expect("they apply");
+    assert_eq!(key_use(0, 4), (stands_for(2, 2, false), posted(2, amounts(1, 1)).at));
+    assert_eq!([key_use(1, 4).0, key_use(0, 5).0], [None, None]);
 }
 
 // === order, repetition, contradiction ===

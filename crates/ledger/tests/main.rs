@@ -1,8 +1,6 @@
 //! The ledger, tested from outside: by tables, by threads, by random interleavings, and against its rivals' failures.
 
 mod books;
-mod oracle;
-mod properties;
 mod rivals;
 mod table;
 mod world;

@@ -11,7 +11,8 @@ use tollgate_types::usage::Outcome;
 use tollgate_types::{Basis, PicoSum, Window};
 
 use crate::world::{
-    BASES, DAY, Desk, HOUR, WINDOWS, Who, amounts, both, budget_refusal, measured, posted, replay, start, usd, voided,
+    BASES, DAY, Desk, HOUR, Who, amounts, both, budget_refusal, budgets_of, measured, posted, replay, start, usd,
+    voided,
 };
 
 const CENT: u64 = PICO_PER_USD / 100;
@@ -74,7 +75,7 @@ fn the_first_requests_of_an_unknown_key_cannot_race_past_its_cap_as_in_litellm_4
 #[test]
 fn every_cap_that_can_be_set_is_asked_as_it_was_not_in_litellm_27381() {
     for level in 0..3 {
-        for window in WINDOWS {
+        for window in Window::ALL {
             for basis in BASES {
                 let (desk, who) = (Desk::new(), Who::acme());
                 let scope = &who.scopes()[level];
@@ -151,7 +152,7 @@ fn a_restart_forgets_nothing_as_a_lagging_reseed_did_in_litellm_35570() {
     let records = desk.books.records();
     for (read, used) in used_after.iter().enumerate() {
         let again = replay(&records[..=read]);
-        let counted = again.budgets(start(), |_| true).pop().expect("the cap").sums.used(Basis::Cost).0;
+        let counted = budgets_of(&again, start()).pop().expect("the cap").sums.used(Basis::Cost).0;
         assert_eq!(counted, *used, "after {read} records");
     }
     let restarted = desk.restarted();

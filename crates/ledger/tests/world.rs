@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use tollgate_ledger::books::{Headroom, ReserveError};
 use tollgate_ledger::{
-    Amounts, Books, CapSet, Draft, Ledger, MemoryLog, Posted, Record, Rejected, Reservation, Reserved, Settlement,
-    Voided,
+    Amounts, Books, BudgetState, CapSet, Draft, Ledger, MemoryLog, Posted, Record, Rejected, Reservation, Reserved,
+    Settlement, Voided,
 };
 use tollgate_types::directory::{ApiKey, Change, Directory, Plan, Project, Tenant};
 use tollgate_types::money::PICO_PER_USD;
@@ -26,7 +26,6 @@ pub const DAY: Duration = Duration::from_secs(24 * 3600);
 pub const TENANTS: [&str; 2] = ["acme", "bolt"];
 pub const PROJECTS: [&str; 2] = ["main", "side"];
 pub const KEYS: [&str; 2] = ["k1", "k2"];
-pub const WINDOWS: [Window; 4] = [Window::Request, Window::Day, Window::Month, Window::Lifetime];
 pub const BASES: [Basis; 2] = [Basis::Cost, Basis::Charge];
 
 /// Who asks.
@@ -195,6 +194,11 @@ pub fn replay(records: &[Record]) -> Ledger {
         ledger.commit(record).unwrap_or_else(|why| panic!("replay refused {record:?}: {why}"));
     }
     ledger
+}
+
+/// Its budgets, all in UTC.
+pub fn budgets_of(ledger: &Ledger, at: Timestamp) -> Vec<BudgetState> {
+    ledger.budgets(at, |_| Zone::UTC, |_| true)
 }
 
 // === settlements and refusals ===

@@ -238,7 +238,7 @@ impl<L: Log> Books<L> {
         let mut inner = self.lock();
         inner.log.has_room(inner.ledger.open_count())?;
         adjusted.at = inner.now(&self.clock);
-        let [cost, charge] = inner.ledger.headroom(&adjusted.spender, adjusted.at, adjusted.offset);
+        let [cost, charge] = inner.ledger.headroom_beside(&adjusted);
         let room = |left: Option<PicoSum>| left.map_or(PicoUsd::MAX, PicoSum::clamp_to_amount);
         let room = Amounts { cost: room(cost), charge: room(charge) };
         let (was, wanted) = (adjusted.was.amounts, adjusted.now.amounts);
@@ -417,7 +417,6 @@ impl<L: Log> Reservation<L> {
         mut self,
         settlement: impl FnOnce(Columns) -> Settlement,
     ) -> (Settlement, Option<L::Position>) {
-        self.settled = true;
         let (id, hold) = (self.id, self.hold);
         let mut made = None;
         let position = self.books.end(|at, ledger| {
@@ -425,6 +424,8 @@ impl<L: Log> Reservation<L> {
             made = Some(settlement);
             Record::Posted(settlement.within(id, at, hold))
         });
+        // Only now: if `settlement` panicked, the drop settles.
+        self.settled = true;
         (made.expect("a settlement is always made"), position)
     }
 

@@ -14,6 +14,7 @@ use tollgate_types::{
 };
 
 use crate::Amounts;
+use crate::account::Posting;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Record {
@@ -197,6 +198,18 @@ impl Draft {
             idempotency,
             attribution,
         }
+    }
+}
+
+// === impl Standing ===
+
+impl Standing {
+    pub(crate) fn posting(self) -> Posting {
+        let bounded = match self.confidence {
+            Confidence::Bounded => self.amounts,
+            Confidence::Measured => Amounts::ZERO,
+        };
+        Posting { amounts: self.amounts, bounded }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The ledger, tested from outside: by tables, by threads, by random interleavings, and against its rivals' failures.
 
 mod books;
+mod corners;
 mod rivals;
 mod table;
 mod world;

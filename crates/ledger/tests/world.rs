@@ -7,17 +7,18 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tollgate_ledger::books::{Headroom, ReserveError};
+use tollgate_ledger::record::{Reason, Standing};
 use tollgate_ledger::{
-    Amounts, Books, BudgetState, CapSet, Draft, Ledger, MemoryLog, Posted, Record, Rejected, Reservation, Reserved,
-    Settlement, Voided,
+    Adjusted, Amounts, Books, BudgetState, CapSet, Draft, Extended, Ledger, MemoryLog, Posted, Record, Rejected,
+    Reservation, Reserved, Settlement, Voided,
 };
 use tollgate_types::directory::{ApiKey, Change, Directory, Plan, Project, Tenant};
 use tollgate_types::money::PICO_PER_USD;
 use tollgate_types::refusal::BudgetExceeded;
 use tollgate_types::usage::Outcome;
 use tollgate_types::{
-    Basis, Clock, Confidence, KeyId, PicoSum, PicoUsd, ProjectId, RequestId, Scope, Spender, TenantId, Timestamp,
-    Usage, UtcOffset, Window, Zone,
+    Basis, Clock, Confidence, EndUserId, KeyId, PicoSum, PicoUsd, ProjectId, RequestId, Scope, Spender, TenantId,
+    Timestamp, Usage, UtcOffset, Window, Zone,
 };
 
 pub const HOUR: Duration = Duration::from_secs(3600);
@@ -87,6 +88,14 @@ impl Who {
         Spender { plan: Plan::standard().id, tenant, project, key, end_user: None }
     }
 
+    pub fn with_user(&self, user: u8) -> Spender {
+        Spender { end_user: Some(EndUserId([user; 16])), ..self.spender() }
+    }
+
+    pub fn user(&self, user: u8) -> Scope {
+        Scope::EndUser(self.tenant.clone(), EndUserId([user; 16]))
+    }
+
     /// Its tenant's own scopes, widest first.
     pub fn scopes(&self) -> [Scope; 3] {
         let Self { tenant, project, key } = self.clone();
@@ -145,7 +154,11 @@ pub fn reserved(number: u128, at: Timestamp, hold: Amounts) -> Record {
 }
 
 pub fn reserved_by(who: &Who, number: u128, at: Timestamp, hold: Amounts) -> Record {
-    let draft = who.draft(id(number));
+    reserved_as(who.spender(), UtcOffset(0), number, at, hold)
+}
+
+pub fn reserved_as(spender: Spender, offset: UtcOffset, number: u128, at: Timestamp, hold: Amounts) -> Record {
+    let draft = Draft { spender, ..Who::acme().draft(id(number)) };
     let Draft {
         id, deadline, spender, route, provider, model, stream, price_version, idempotency, attribution, ..
     } = draft;
@@ -154,7 +167,7 @@ pub fn reserved_by(who: &Who, number: u128, at: Timestamp, hold: Amounts) -> Rec
         at,
         deadline,
         spender,
-        offset: UtcOffset(0),
+        offset,
         hold,
         route,
         provider,
@@ -175,6 +188,36 @@ pub fn posted_as(number: u128, at: Timestamp, amounts: Amounts, confidence: Conf
     Record::Posted(Posted { id: id(number), at, usage, amounts, overrun, confidence, outcome })
 }
 
+/// The hold of a request grew to this, for a dearer provider.
+pub fn extended(number: u128, at: Timestamp, hold: Amounts) -> Record {
+    let (provider, model, price_version) = ("dear".into(), "large-1".into(), "test-1".into());
+    Record::Extended(Box::new(Extended { id: id(number), at, hold, provider, model, price_version }))
+}
+
+/// A measured posting turns out to be another: held at `held_at`, adjusted at `at`.
+pub fn adjusted(
+    spender: Spender,
+    offset: UtcOffset,
+    number: u128,
+    held_at: Timestamp,
+    was: Amounts,
+    now: Amounts,
+) -> Adjusted {
+    let standing = |amounts| Standing { amounts, overrun: Amounts::ZERO, confidence: Confidence::Measured };
+    Adjusted {
+        id: id(number),
+        at: held_at,
+        spender,
+        held_at,
+        offset,
+        was: standing(was),
+        now: standing(now),
+        usage: Usage::default(),
+        price_version: "test-1".into(),
+        reason: Reason::Reconciled,
+    }
+}
+
 pub fn voided(number: u128, at: Timestamp) -> Record {
     Record::Voided(Voided { id: id(number), at, outcome: Outcome::NotSent })
 }
@@ -185,6 +228,12 @@ pub fn indeterminate(number: u128, at: Timestamp) -> Record {
 
 pub fn cap(scope: &Scope, window: Window, basis: Basis, cap: Option<PicoSum>, at: Timestamp) -> Record {
     Record::CapSet(CapSet { scope: scope.clone(), window, basis, cap, alerts: Default::default(), at })
+}
+
+/// A budget that refuses nothing and alerts.
+pub fn alert(scope: &Scope, window: Window, threshold: i128, at: Timestamp) -> Record {
+    let (basis, alerts) = (Basis::Cost, [PicoSum(threshold)].into_iter().collect());
+    Record::CapSet(CapSet { scope: scope.clone(), window, basis, cap: None, alerts, at })
 }
 
 /// A ledger made from nothing but records, each of which must be accepted.

@@ -289,10 +289,14 @@ impl ScopeAccounts {
         self.accounts.iter().find(|account| account.is(window, period))
     }
 
-    /// What a ceiling leaves in the period that was begun last, whether it has ended meanwhile or not.
-    pub fn left_of_latest(&self, cap: &Cap) -> Option<PicoSum> {
+    /// What a ceiling leaves in the period that was begun last.
+    /// Not of one that had ended by `ended`, wherever on earth: that may have been forgotten.
+    pub fn left_of_latest(&self, cap: &Cap, ended: Timestamp) -> Option<PicoSum> {
         let ceiling = cap.cap?;
         let Some(latest) = self.latest_period(cap.window) else { return Some(ceiling) };
+        if latest < cap.window.first_counted(cap.window.period(ended, UtcOffset::default())) {
+            return Some(ceiling);
+        }
         let first = cap.window.first_counted(latest);
         let counted = self.accounts.iter().filter(|account| account.window == cap.window && account.period >= first);
         Some(PicoSum(ceiling.0 - counted.map(|account| account.used(cap.basis)).sum::<i128>()))
@@ -364,23 +368,23 @@ impl ScopeAccounts {
         self.latest_period(window).is_some_and(|latest| period >= window.first_counted(latest))
     }
 
-    /// Changes what is posted for a request held at `held_at`, if the period that counted it still counts. Gives back what
+    /// Changes what is posted for a request held at `held_at`, if the period that counted it still counts at `at`. Gives back what
     /// was posted in it before.
     ///
     /// In a window that is not always counted nobody knows whether the request was: there nothing is taken away.
     pub fn adjust(
         &mut self,
         window: Window,
-        held_at: Timestamp,
+        [held_at, at]: [Timestamp; 2],
         offset: UtcOffset,
         is_always_counted: bool,
         [was, now]: [Posting; 2],
     ) -> Option<(Period, Columns)> {
         let by_calendar = window.period(held_at, offset);
-        let latest = self.latest_period(window)?;
+        let current = self.period(window, at, offset);
         let account = self.accounts.iter_mut().find(|account| match window.is_rolling() {
-            true => account.is(window, by_calendar) && by_calendar >= window.first_counted(latest),
-            false => account.is(window, latest) && (by_calendar >= latest || account.was_set_back_by(held_at)),
+            true => account.is(window, by_calendar) && by_calendar >= window.first_counted(current),
+            false => account.is(window, current) && (by_calendar >= current || account.was_set_back_by(held_at)),
         })?;
         let before = account.posted;
         account.change(|sums| {

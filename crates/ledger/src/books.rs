@@ -271,7 +271,7 @@ impl<L: Log> Books<L> {
         let mut inner = self.lock();
         let at = inner.now(&self.clock);
         let Inner { ledger, directory, .. } = &mut *inner;
-        ledger.tidy(at, |scope| zone_of(directory, scope).offset(at));
+        ledger.tidy(|scope| zone_of(directory, scope).offset(at));
         ledger.take_alerts()
     }
 

@@ -329,13 +329,14 @@ impl Ledger {
                 }
             }
         }
+        let ended = self.latest.minus(ZONES_APART / 2);
         let mut levels = [Sums::default(); LEVELS.len()];
         for (scope, accounts) in self.scopes.iter() {
             if let Some(level) = LEVELS.iter().position(|level| *level == scope.kind()) {
                 levels[level].add(&accounts.sums(Window::Lifetime, self.latest, UtcOffset::default()));
             }
             if !scope.is_template() {
-                let left = accounts.caps().iter().filter_map(|cap| accounts.left_of_latest(cap));
+                let left = accounts.caps().iter().filter_map(|cap| accounts.left_of_latest(cap, ended));
                 audit.worst_left = audit.worst_left.into_iter().chain(left).min();
             }
         }
@@ -701,7 +702,8 @@ impl Ledger {
                 let is_always_counted = place.is_always_counted() && Window::STANDING.contains(&window);
                 let Some(accounts) = place.slot.and_then(|slot| self.scopes.get_mut(slot)) else { continue };
                 let postings = [was.posting(), now.posting()];
-                let done = accounts.adjust(window, adjusted.held_at, place.offset, is_always_counted, postings);
+                let done =
+                    accounts.adjust(window, [adjusted.held_at, adjusted.at], place.offset, is_always_counted, postings);
                 let Some((period, before)) = done else { continue };
                 if self.is_watched(&place) {
                     let added = now.amounts.beyond(was.amounts);
@@ -735,7 +737,7 @@ impl Ledger {
 
     /// Gives back memory of scopes that fell silent, and forgets end users of whom only periods are known that have ended.
     /// Changes nothing that any later record depends on: who reads the records again never tidied.
-    pub fn tidy(&mut self, at: Timestamp, offset_of: impl Fn(&Scope) -> UtcOffset) {
+    pub fn tidy(&mut self, offset_of: impl Fn(&Scope) -> UtcOffset) {
         let mut warm = std::mem::take(&mut self.warm);
         warm.sort_unstable();
         warm.dedup();
@@ -749,7 +751,7 @@ impl Ledger {
             let Some(scope @ Scope::EndUser(..)) = self.scopes.name(slot) else { continue };
             let offset = offset_of(scope);
             // No zone is set back further than this: what has ended by then has ended for good.
-            let at = at.minus(ZONES_APART);
+            let at = self.latest.minus(ZONES_APART);
             if self.scopes.get_mut(slot).is_some_and(|accounts| !accounts.forget_ended(at, offset)) {
                 self.scopes.forget(slot);
             }

@@ -2,6 +2,8 @@
 
 mod books;
 mod corners;
+mod oracle;
+mod properties;
 mod rivals;
 mod table;
 mod world;

@@ -27,6 +27,9 @@ pub const DAY: Duration = Duration::from_secs(24 * 3600);
 pub const TENANTS: [&str; 2] = ["acme", "bolt"];
 pub const PROJECTS: [&str; 2] = ["main", "side"];
 pub const KEYS: [&str; 2] = ["k1", "k2"];
+/// End users of each tenant.
+pub const USERS: u8 = 3;
+pub const PLANS: [&str; 2] = [Plan::STANDARD, "pro"];
 pub const BASES: [Basis; 2] = [Basis::Cost, Basis::Charge];
 
 /// Who asks.
@@ -126,9 +129,24 @@ pub fn everybody() -> impl Iterator<Item = Who> {
     })
 }
 
+/// Every scope that a budget may be set on.
+pub fn every_scope() -> Vec<Scope> {
+    let mut scopes = vec![Scope::Platform];
+    scopes.extend(PLANS.into_iter().flat_map(|plan| [Scope::Plan(slug(plan)), Scope::EachTenant(slug(plan))]));
+    for who in everybody() {
+        let users = (0..USERS).map(|user| who.user(user));
+        scopes.extend(who.scopes().into_iter().chain(users).chain([Scope::EachEndUser(who.tenant.clone())]));
+    }
+    scopes.sort();
+    scopes.dedup();
+    scopes
+}
+
 pub fn directory() -> Directory {
     let mut directory = Directory::default();
-    directory.apply(Change::PlanSet(Plan::standard()));
+    for plan in PLANS {
+        directory.apply(Change::PlanSet(Plan { id: slug(plan), ..Plan::standard() }));
+    }
     for tenant in TENANTS {
         let who = Tenant::new(slug(tenant), Plan::standard().id, start());
         directory.apply(Change::TenantCreated(who));

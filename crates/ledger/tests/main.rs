@@ -2,6 +2,7 @@
 
 mod books;
 mod corners;
+mod double_entry;
 mod oracle;
 mod properties;
 mod rivals;

@@ -430,9 +430,10 @@ pub fn calendar(window: Window, at: Timestamp, offset: UtcOffset) -> i64 {
     let day = floor(local, 86_400);
     match window {
         Window::Request | Window::Lifetime => 0,
-        // The moment at which the local clock last showed a full minute or hour: real time, which is never set back.
-        Window::Minute => seconds - (local - floor(local, 60) * 60),
-        Window::Hour => seconds - (local - floor(local, 3_600) * 3_600),
+        // From the moment at which the local clock last showed a full minute or hour: real time, which is never set back. It
+        // bears the number of the full one by UTC that lies in it, if they are not the same.
+        Window::Minute => -floor(-(seconds - (local - floor(local, 60) * 60)), 60),
+        Window::Hour => -floor(-(seconds - (local - floor(local, 3_600) * 3_600)), 3_600),
         Window::Day => day,
         // 1970-01-05 was a Monday.
         Window::Week => floor(day - 4, 7),

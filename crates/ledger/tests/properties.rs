@@ -695,6 +695,18 @@ fn wind_up(run: &mut Run) {
     assert_eq!(replay(&run.books.records()).audit(), audit);
 }
 
+/// The records of anything that may happen.
+pub fn any_history() -> impl Strategy<Value = Vec<Record>> {
+    (select(&STARTS[..]), proptest::collection::vec(any_step(), 1..90)).prop_map(|(start, steps)| {
+        let mut run = Run::new(at(start));
+        for step in &steps {
+            run.step(step);
+            run.follow();
+        }
+        run.books.records()
+    })
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, max_shrink_iters: 2048, failure_persistence: None, ..ProptestConfig::default() })]
 

@@ -311,10 +311,11 @@ impl ScopeAccounts {
     /// Holds in the account of the period that `at` falls into, beginning it if need be, and says which that is.
     pub fn enter(&mut self, window: Window, at: Timestamp, offset: UtcOffset, hold: Amounts) -> Period {
         let by_calendar = window.period(at, offset);
-        let period = self.latest_period(window).map_or(by_calendar, |latest| latest.max(by_calendar));
-        let index = match self.accounts.iter().position(|account| account.is(window, period)) {
-            Some(index) => index,
-            None => self.begin(window, period),
+        let accounts = self.accounts.iter().enumerate().filter(|(_, account)| account.window == window);
+        let latest = accounts.map(|(index, account)| (account.period, index)).max();
+        let (period, index) = match latest {
+            Some((latest, index)) if latest >= by_calendar => (latest, index),
+            _ => (by_calendar, self.begin(window, by_calendar)),
         };
         let unsettled = self.accounts[index].unsettled.get_or_insert_default();
         unsettled.open += 1;

@@ -127,7 +127,12 @@ impl<L: Log> Books<L> {
         let [cost, charge] = inner.ledger.headroom_at(&places, at);
         let (hold, granted) = amount(Headroom { cost, charge });
         let id = draft.id;
-        inner.ledger.check_reserve(&places, id, at, hold, &draft.zone)?;
+        // What fits the least that any cap leaves fits them all. If it does not, they are asked again: which says no?
+        if fits(hold.cost, cost) && fits(hold.charge, charge) {
+            inner.ledger.check_new(id)?;
+        } else {
+            inner.ledger.check_reserve(&places, id, at, hold, &draft.zone)?;
+        }
         let reserved = Box::new(draft.into_reserved(at, offset, hold));
         inner.ledger.hold(places, &reserved);
         let position = inner.log.append(&Record::Reserved(reserved));
@@ -317,6 +322,10 @@ impl<L: Log> Inner<L> {
         self.ledger.commit(record).ok()?;
         Some(self.log.append(record))
     }
+}
+
+fn fits(needed: PicoUsd, left: Option<PicoSum>) -> bool {
+    left.is_none_or(|left| i128::from(needed.0) <= left.0)
 }
 
 /// Whose calendar a scope goes by: its tenant's, and UTC for what several tenants share.

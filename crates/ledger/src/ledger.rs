@@ -162,6 +162,8 @@ pub struct Audit {
 
 /// Alerts that nobody takes are kept no further than this; the newest are dropped, as the oldest say how it began.
 const ALERTS_MAX: usize = 1_000;
+/// Below this it is not worth looking which scopes were noted twice.
+const WARM_MIN: usize = 100_000;
 /// More than any two clocks on earth differ.
 const ZONES_APART: Duration = Duration::from_secs(48 * 3600);
 /// Kinds of scope that each request spends from: the lifetime sums of each kind are those of everything.
@@ -420,10 +422,12 @@ impl Ledger {
         hold: Amounts,
         zone: &Zone,
     ) -> Result<(), Rejected> {
-        if self.open.contains_key(&id) {
-            return Err(Rejected::AlreadyReserved(id));
-        }
+        self.check_new(id)?;
         self.check_caps(places, at, hold, zone, |place, cap| self.accounts_of(place).left(cap, at, place.offset))
+    }
+
+    pub(crate) fn check_new(&self, id: RequestId) -> Result<(), Rejected> {
+        if self.open.contains_key(&id) { Err(Rejected::AlreadyReserved(id)) } else { Ok(()) }
     }
 
     /// Whether `needed` fits what each cap leaves, as `left` says.
@@ -555,6 +559,11 @@ impl Ledger {
                 entries.push(Entry { slot, window, period });
             }
             self.warm.push(slot);
+        }
+        // While records are read again nobody tidies.
+        if self.warm.len() > 2 * self.scopes.len() + WARM_MIN {
+            self.warm.sort_unstable();
+            self.warm.dedup();
         }
         self.latest = reserved.at;
         self.totals.held.add(reserved.hold);

@@ -1,6 +1,6 @@
 # The golden path; each line calls a script or cargo, and those say what they do. SHORT=1 and SEED=n reach the long measurements.
 
-.PHONY: help bootstrap up smoke down test fmt lint bench storm fuzz
+.PHONY: help bootstrap up smoke down test fmt lint bench storm fuzz mutants
 
 help: ## What there is
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
@@ -34,3 +34,6 @@ storm: ## Thousands of requests, kill -9, one cap: never over
 
 fuzz: ## Every parser of outside input, fed what nobody should send
 	@scripts/fuzz
+
+mutants: ## Break the ledger, one line at a time, and see that its tests notice
+	@scripts/mutants

@@ -433,3 +433,37 @@ impl ScopeAccounts {
         self.caps.iter().map(|cap| cap.window).filter(|window| *window != Window::Request)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn amounts(cost: u64, charge: u64) -> Amounts {
+        Amounts { cost: PicoUsd(cost), charge: PicoUsd(charge) }
+    }
+
+    #[test]
+    fn amounts_are_compared_and_added_column_by_column() {
+        let (a, b) = (amounts(3, 10), amounts(5, 7));
+        assert_eq!(a.min(b), amounts(3, 7));
+        assert_eq!(a.max(b), amounts(5, 10));
+        assert_eq!((a.beyond(b), b.beyond(a)), (amounts(0, 3), amounts(2, 0)));
+        assert_eq!(a.checked_add(b), Some(amounts(8, 17)));
+        for (most, sum) in [(amounts(u64::MAX, 0), amounts(u64::MAX, 10)), (amounts(0, u64::MAX), amounts(3, u64::MAX))]
+        {
+            assert_eq!((a.checked_add(most), a.saturating_add(most)), (None, sum));
+        }
+        assert_eq!((a.of(Basis::Cost), a.of(Basis::Charge)), (PicoUsd(3), PicoUsd(10)));
+    }
+
+    #[test]
+    fn a_place_for_what_is_under_way_is_given_back_when_nothing_is() {
+        let mut accounts = ScopeAccounts::default();
+        let period = accounts.enter(Window::Day, Timestamp(0), UtcOffset(0), amounts(3, 3));
+        accounts.compact();
+        assert!(accounts.accounts[0].unsettled.is_some(), "money is held");
+        accounts.leave(Window::Day, period, |sums| sums.pending.take(amounts(3, 3)));
+        accounts.compact();
+        assert!(accounts.accounts[0].unsettled.is_none());
+    }
+}

@@ -389,3 +389,44 @@ fn caps_as_large_as_can_be_held_do_not_overflow() {
     assert_eq!(ledger.audit().worst_left, Some(PicoSum(i128::MAX - two)));
     assert!(usd(1).0 < i128::MAX);
 }
+
+/// Thirteen parts count, the oldest whole; no more are kept, and none is dropped that counts.
+#[test]
+fn a_rolling_window_counts_thirteen_parts_and_keeps_no_more() {
+    let parts = [
+        (Window::RollingMinute, 5),
+        (Window::RollingHour, 300),
+        (Window::RollingDay, 7_200),
+        (Window::RollingWeek, 50_400),
+        (Window::RollingMonth, 216_000),
+    ];
+    for (window, seconds) in parts {
+        let mut ledger = replay(&[cost_cap(&tenant(), window, 1_000, start())]);
+        let mut sizes = Vec::new();
+        for part in 0..40u32 {
+            let now = start().plus(std::time::Duration::from_secs(seconds) * part);
+            commit(&mut ledger, &reserved(u128::from(part), now, both(7)));
+            commit(&mut ledger, &posted(u128::from(part), now, both(7)));
+            let counted = i128::from(part.min(12) + 1) * 7;
+            assert_eq!(used(&ledger, &tenant(), window, now, UTC), counted, "{window}, part {part}");
+            sizes.push(postcard::to_stdvec(&ledger).expect("a ledger can be written").len());
+        }
+        assert!(sizes[39] < sizes[20] + 20, "{window}: {sizes:?}");
+    }
+}
+
+/// An account whose last hold ends when its period is over is dropped, not one that still counts.
+#[test]
+fn a_part_that_still_counts_is_kept_when_its_last_hold_ends() {
+    let later = |parts: u32| start().plus(std::time::Duration::from_secs(5) * parts);
+    for (parts, expected) in [(0, 10), (1, 10), (12, 10), (13, 4)] {
+        let mut ledger = replay(&[
+            cost_cap(&tenant(), Window::RollingMinute, 100, start()),
+            reserved(1, start(), both(9)),
+            reserved(2, later(parts), both(4)),
+            posted(1, later(parts), both(6)),
+        ]);
+        assert_eq!(used(&ledger, &tenant(), Window::RollingMinute, later(parts), UTC), expected, "{parts} parts later");
+        commit(&mut ledger, &posted(2, later(parts), both(4)));
+    }
+}

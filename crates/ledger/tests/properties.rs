@@ -404,7 +404,9 @@ impl Run {
 
     fn settled(&mut self, request: RequestId, hold: Amounts, actual: Amounts) {
         if let Some(owed) = self.owed.get_mut(&request) {
-            *owed = actual.min(hold);
+            // Never more than was held when it was sent: a hold that grew afterwards was not sent with, and nobody waited for
+            // the growth to be durable.
+            *owed = owed.min(actual).min(hold);
         }
         let Some(Record::Posted(posted)) = self.books.records().pop() else { panic!("a posting was made") };
         assert_eq!((posted.amounts, posted.overrun), (actual.min(hold), actual.beyond(hold)));

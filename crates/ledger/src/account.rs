@@ -237,6 +237,11 @@ impl ScopeAccounts {
         sums
     }
 
+    /// What is posted in just this period; `None` where it is not counted here, or no more.
+    pub fn posted_in(&self, window: Window, period: Period) -> Option<Columns> {
+        self.accounts.iter().find(|account| account.is(window, period)).map(|account| account.posted)
+    }
+
     fn counted(&self, window: Window, at: Timestamp, offset: UtcOffset) -> impl Iterator<Item = &Account> {
         let first = window.first_counted(self.period(window, at, offset));
         self.accounts.iter().filter(move |account| account.window == window && account.period >= first)

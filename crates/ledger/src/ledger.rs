@@ -15,7 +15,9 @@ use smallvec::SmallVec;
 use tollgate_types::refusal::BudgetExceeded;
 use tollgate_types::scope::SCOPES_MAX;
 use tollgate_types::window::Period;
-use tollgate_types::{Basis, Confidence, PicoSum, RequestId, Scope, Spender, Timestamp, UtcOffset, Window, Zone};
+use tollgate_types::{
+    Basis, Confidence, PicoSum, RequestId, Scope, Spender, TenantId, Timestamp, UtcOffset, Window, Zone,
+};
 
 use crate::account::{Amounts, Cap, Columns, ScopeAccounts, Sums};
 use crate::record::{Adjusted, CapSet, Extended, Posted, Record, Reserved, Voided};
@@ -243,11 +245,19 @@ impl Ledger {
         self.scopes.named(scope).map(|accounts| accounts.sums(window, at, offset)).unwrap_or_default()
     }
 
-    /// What is posted of the tenant's month in which an open reservation is held.
+    /// What is posted of the tenant's month in which an open reservation is held, whatever month it is now.
     pub fn month_posted(&self, id: RequestId) -> Option<Columns> {
-        let Open { reserved, .. } = self.open.get(&id)?;
-        let tenant = Scope::Tenant(reserved.spender.tenant.clone());
-        Some(self.sums(&tenant, Window::Month, reserved.at, reserved.offset).posted)
+        let Open { reserved, entries, .. } = self.open.get(&id)?;
+        let slot = self.scopes.slot(&Scope::Tenant(reserved.spender.tenant.clone()))?;
+        let is_month = |entry: &&Entry| entry.slot == slot && entry.window == Window::Month;
+        let period = entries.iter().find(is_month)?.period;
+        self.scopes.get(slot)?.posted_in(Window::Month, period)
+    }
+
+    /// What is posted of the month into which a time falls; `None` once that month is history here.
+    pub fn month_posted_at(&self, tenant: &TenantId, at: Timestamp, offset: UtcOffset) -> Option<Columns> {
+        let accounts = self.scopes.named(&Scope::Tenant(tenant.clone()))?;
+        accounts.posted_in(Window::Month, Window::Month.period(at, offset))
     }
 
     /// Pending reservations whose deadline lies before `due`, and whether each had been sent to a provider.

@@ -8,6 +8,7 @@
 
 #[cfg(feature = "http")]
 mod admin;
+mod bill;
 mod budget;
 mod error;
 mod key;
@@ -20,14 +21,15 @@ mod usage;
 
 #[cfg(feature = "http")]
 pub use admin::{AdminClient, ClientError};
+pub use bill::{Bill, BillAdjustment, BillLine, BillQuery};
 pub use budget::{Basis, Budget, BudgetScope, BudgetSelector, BudgetSetting, Whose, Window};
 pub use error::{ErrorBody, ErrorDetail};
 pub use key::{CreatedKey, Key, KeyScope, NewKey};
 pub use ledger::LedgerState;
-pub use plan::{Plan, PlanSettings, TightBudget};
-pub use price::PriceBookInfo;
+pub use plan::{MarkupTier, Plan, PlanSettings, Tariff, TightBudget};
+pub use price::{CorrectedTenant, Correction, NewCorrection, PriceBookInfo};
 pub use route::{ProviderInfo, RouteInfo};
-pub use tenant::{NewProject, NewTenant, Project, Tenant};
+pub use tenant::{NewProject, NewTenant, Project, Tenant, TenantSettings};
 pub use usage::{
     Confidence, Receipt, SummaryBy, SummaryQuery, UsageEvent, UsagePage, UsageQuery, UsageState, UsageSummary,
 };

@@ -72,7 +72,8 @@ mod tests {
             "request_id": "req_1", "tenant": "demo", "project": "default", "key": "k1", "route": "small",
             "model": "gpt-4o-mini", "provider": "sim", "stream": true, "started_at": "2026-11-23T05:00:00Z",
             "ended_at": "2026-11-23T05:00:01Z", "state": "posted", "confidence": "measured", "input_tokens": 10,
-            "cached_input_tokens": 4, "output_tokens": 20, "reasoning_tokens": 0, "hold_cost_picousd": "614400000",
+            "cached_input_tokens": 4, "audio_input_tokens": 0, "output_tokens": 20, "reasoning_tokens": 0,
+            "audio_output_tokens": 0, "adjustments": 0, "hold_cost_picousd": "614400000",
             "cost_picousd": "12345000", "charge_picousd": "12345000", "overrun_picousd": "0", "price_version": "v1",
             "outcome": "completed", "cost_usd": "0.000012345", "charge_usd": "0.000012345",
         }))

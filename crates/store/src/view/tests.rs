@@ -93,7 +93,7 @@ fn usage(tokens: u64) -> Usage {
     Usage {
         input_tokens: tokens,
         cached_input_tokens: tokens / 2,
-        cache_write_tokens: (tokens % 2 == 0).then_some(tokens / 5),
+        cache_write_tokens: tokens.is_multiple_of(2).then_some(tokens / 5),
         audio_input_tokens: tokens / 7,
         output_tokens: tokens / 3,
         reasoning_tokens: 1,

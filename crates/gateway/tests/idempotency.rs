@@ -194,6 +194,13 @@ async fn when_the_caller_leaves_the_work_goes_on_and_who_comes_again_finds_the_a
     world.close().await;
 }
 
+/// What asks for as much as [`long_stream`] gives: else it would be cut where it goes on beyond that.
+fn ask_long_stream() -> Value {
+    let mut body = ask_stream("gpt-4.1");
+    body["max_tokens"] = 1_000_000.into();
+    body
+}
+
 /// A stream of about so many bytes, with its usage.
 fn long_stream(bytes: usize) -> Reply {
     let event =
@@ -206,7 +213,7 @@ fn long_stream(bytes: usize) -> Reply {
 async fn a_caller_that_stops_reading_holds_up_nobody_who_comes_again() {
     let provider = Scripted::start(long_stream(3_500_000)).await;
     let world = World::of(Setup { more: provider.sections(), ..Setup::default() }).await;
-    let body = ask_stream("gpt-4.1");
+    let body = ask_long_stream();
     // By HTTP/2, whose windows end long before the stream does; a system's buffers might hold all of it.
     let silent = Http::http2(&world.http.base);
     let silent = silent.open(Method::POST, CHAT, &signed(&world.key, "k"), body.to_string()).await;
@@ -223,9 +230,9 @@ async fn a_caller_that_stops_reading_holds_up_nobody_who_comes_again() {
 async fn an_answer_too_large_to_be_kept_reaches_its_caller_and_is_not_charged_again() {
     let provider = Scripted::start(long_stream(5_000_000)).await;
     let world = World::of(Setup { more: provider.sections(), ..Setup::default() }).await;
-    let first = send(&world.http, &world.key, "k", &ask_stream("gpt-4.1")).await;
+    let first = send(&world.http, &world.key, "k", &ask_long_stream()).await;
     assert!(first.body.len() > 4 << 20 && first.text().ends_with(DONE), "{}", first.body.len());
-    let again = send(&world.http, &world.key, "k", &ask_stream("gpt-4.1")).await;
+    let again = send(&world.http, &world.key, "k", &ask_long_stream()).await;
     check_conflict(&again, first.request_id(), "was too large");
     assert_eq!(provider.count(), 1);
     world.close().await;

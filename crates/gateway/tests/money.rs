@@ -81,6 +81,7 @@ async fn with_each_fault_the_books_and_the_truth_agree() {
         cached_share: 0.4,
         reset_bills_prompt: true,
         slow_first_token_ms: 100,
+        late_usage_ms: 100,
         silence_ms_max: 60_000,
         ..Scenario::default()
     };

@@ -11,6 +11,7 @@ use crate::http::{Api, Origin};
 
 /// Usage events asked for at a time.
 const USAGE_PAGE: usize = 1000;
+const PICOUSD_PER_USD: i128 = 1_000_000_000_000;
 
 #[derive(Clone, Debug)]
 pub struct Admin {
@@ -21,12 +22,34 @@ pub struct Admin {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Picousd(pub i128);
 
-/// Where a cap applies: a tenant, or one project or key of it.
-#[derive(Clone, Copy, Debug)]
-pub struct Scope<'a> {
-    pub tenant: &'a str,
-    pub project: Option<&'a str>,
-    pub key: Option<&'a str>,
+/// Whose spending a budget counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Whose {
+    Platform,
+    Plan(String),
+    Tenant(String),
+    Project {
+        tenant: String,
+        project: String,
+    },
+    Key {
+        tenant: String,
+        key: String,
+    },
+    /// By the tenant's own name for them.
+    EndUser {
+        tenant: String,
+        end_user: String,
+    },
+}
+
+/// A cap to be set.
+#[derive(Clone, Debug)]
+pub struct BudgetSetting {
+    pub whose: Whose,
+    pub window: &'static str,
+    pub basis: &'static str,
+    pub cap: Picousd,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -35,23 +58,35 @@ pub struct NewKey {
     pub key: String,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 pub struct Budget {
+    #[serde(default)]
+    pub scope: String,
+    pub tenant: Option<String>,
+    pub plan: Option<String>,
     pub project: Option<String>,
     pub key: Option<String>,
+    pub end_user: Option<String>,
     pub window: String,
-    pub cap_picousd: Picousd,
+    #[serde(default)]
+    pub basis: String,
+    /// Without one, the budget only alerts.
+    pub cap_picousd: Option<Picousd>,
     /// Includes what is bounded.
     pub posted_picousd: Picousd,
     pub bounded_picousd: Picousd,
     pub pending_picousd: Picousd,
     pub indeterminate_picousd: Picousd,
+    pub resets_at: Option<String>,
 }
 
 /// One request as the gateway booked it.
 #[derive(Clone, Debug, Deserialize)]
 pub struct UsageEvent {
     pub request_id: String,
+    /// The API key's id.
+    #[serde(default)]
+    pub key: String,
     pub state: State,
     pub confidence: Option<Confidence>,
     pub hold_cost_picousd: Picousd,
@@ -59,6 +94,16 @@ pub struct UsageEvent {
     #[serde(default)]
     pub overrun_picousd: Picousd,
     pub outcome: Option<String>,
+}
+
+/// The events of one tenant, added up.
+#[derive(Clone, Debug, Deserialize)]
+pub struct UsageSum {
+    /// The tenant.
+    pub group: String,
+    pub cost_picousd: Picousd,
+    /// By what is open: pending or in doubt.
+    pub held_picousd: Picousd,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -69,6 +114,9 @@ pub enum State {
     Voided,
     Expired,
     Indeterminate,
+    /// One that was added since.
+    #[serde(other)]
+    Other,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -76,6 +124,9 @@ pub enum State {
 pub enum Confidence {
     Measured,
     Bounded,
+    /// One that was added since, such as the provider's own bill.
+    #[serde(other)]
+    Other,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -86,6 +137,12 @@ pub struct Ledger {
     pub oldest_pending_overdue_ms: Option<i64>,
 }
 
+#[derive(Debug, Deserialize)]
+struct List<T> {
+    data: Vec<T>,
+    next: Option<Value>,
+}
+
 // === impl Admin ===
 
 impl Admin {
@@ -93,8 +150,17 @@ impl Admin {
         Ok(Self { api: Api::new(origin, Some(admin_key))? })
     }
 
-    pub async fn create_tenant(&self, id: &str) -> Result<()> {
-        self.post("/admin/v1/tenants", json!({"id": id, "name": id})).await.map(drop)
+    pub async fn set_plan(&self, id: &str, settings: Value) -> Result<()> {
+        self.api.send(Method::PUT, &format!("/admin/v1/plans/{id}"), Some(&settings)).await.map(drop)
+    }
+
+    /// A tenant of this plan; without one, of the gateway's default.
+    pub async fn create_tenant(&self, id: &str, plan: Option<&str>) -> Result<()> {
+        let mut body = json!({"id": id, "name": id});
+        if let Some(plan) = plan {
+            body["plan"] = plan.into();
+        }
+        self.post("/admin/v1/tenants", body).await.map(drop)
     }
 
     pub async fn create_project(&self, tenant: &str, id: &str) -> Result<()> {
@@ -111,41 +177,46 @@ impl Admin {
         serde_json::from_value(created).context("the answer to a new key is not one")
     }
 
-    pub async fn put_budget(&self, scope: Scope<'_>, window: &str, cap_usd: &str) -> Result<()> {
-        let mut body = json!({"tenant": scope.tenant, "window": window, "cap_usd": cap_usd, "basis": "cost"});
-        for (field, value) in [("project", scope.project), ("key", scope.key)] {
-            if let Some(value) = value {
-                body[field] = value.into();
-            }
-        }
-        self.api.send(Method::PUT, "/admin/v1/budgets", Some(&body)).await.map(drop)
+    /// The budget as it stands then.
+    pub async fn set_budget(&self, setting: &BudgetSetting) -> Result<Budget> {
+        let set = self.api.send(Method::PUT, "/admin/v1/budgets", Some(&setting.body())).await?;
+        serde_json::from_value(set).context("the budget that was set is not as expected")
     }
 
-    pub async fn budgets(&self, tenant: &str) -> Result<Vec<Budget>> {
-        let mut page = self.api.get(&format!("/admin/v1/budgets?tenant={tenant}")).await?;
-        serde_json::from_value(page["data"].take()).context("the list of budgets is not as expected")
+    /// Everybody's, in one answer.
+    pub async fn budgets(&self) -> Result<Vec<Budget>> {
+        let page: List<Budget> = serde_json::from_slice(&self.api.get_bytes("/admin/v1/budgets").await?)
+            .context("the list of budgets is not as expected")?;
+        Ok(page.data)
     }
 
     pub async fn ledger(&self) -> Result<Ledger> {
         serde_json::from_value(self.api.get("/admin/v1/ledger").await?).context("the ledger's state is not as expected")
     }
 
-    /// All usage events of a tenant, page by page. An event listed twice is in here twice.
-    pub async fn usage(&self, tenant: &str) -> Result<Vec<UsageEvent>> {
-        let mut events: Vec<UsageEvent> = Vec::new();
+    /// Hands over all usage events of a tenant, page by page, so that never more than a page is held. An event listed
+    /// twice is handed over twice.
+    pub async fn each_usage(&self, tenant: &str, mut take: impl FnMut(UsageEvent)) -> Result<()> {
         let mut after: Option<String> = None;
         loop {
             let cursor = after.as_ref().map_or_else(String::new, |after| format!("&after={after}"));
             let path = format!("/admin/v1/usage?tenant={tenant}&limit={USAGE_PAGE}{cursor}");
-            let mut page = self.api.get(&path).await?;
-            let more: Vec<UsageEvent> =
-                serde_json::from_value(page["data"].take()).context("a page of usage is not as expected")?;
-            events.extend(more);
-            let next = cursor_of(&page["next"]);
+            let page: List<UsageEvent> = serde_json::from_slice(&self.api.get_bytes(&path).await?)
+                .context("a page of usage is not as expected")?;
+            page.data.into_iter().for_each(&mut take);
+            let next = page.next.as_ref().and_then(cursor_of);
             ensure!(next.is_none() || next != after, "paging through usage does not move on from {next:?}");
-            let Some(next) = next else { return Ok(events) };
+            let Some(next) = next else { return Ok(()) };
             after = Some(next);
         }
+    }
+
+    /// What the events of each tenant add up to.
+    pub async fn usage_by_tenant(&self) -> Result<Vec<UsageSum>> {
+        let sums: List<UsageSum> =
+            serde_json::from_slice(&self.api.get_bytes("/admin/v1/usage/summary?by=tenant").await?)
+                .context("the sums of usage are not as expected")?;
+        Ok(sums.data)
     }
 
     async fn post(&self, path: &str, body: Value) -> Result<Value> {
@@ -158,6 +229,25 @@ fn cursor_of(next: &Value) -> Option<String> {
         Value::Null => None,
         Value::String(cursor) => Some(cursor.clone()),
         other => Some(other.to_string()),
+    }
+}
+
+// === impl BudgetSetting ===
+
+impl BudgetSetting {
+    fn body(&self) -> Value {
+        let mut body = match &self.whose {
+            Whose::Platform => json!({"platform": true}),
+            Whose::Plan(plan) => json!({"plan": plan}),
+            Whose::Tenant(tenant) => json!({"tenant": tenant}),
+            Whose::Project { tenant, project } => json!({"tenant": tenant, "project": project}),
+            Whose::Key { tenant, key } => json!({"tenant": tenant, "key": key}),
+            Whose::EndUser { tenant, end_user } => json!({"tenant": tenant, "end_user": end_user}),
+        };
+        body["window"] = self.window.into();
+        body["basis"] = self.basis.into();
+        body["cap_usd"] = self.cap.exact_usd().into();
+        body
     }
 }
 
@@ -176,23 +266,25 @@ impl Budget {
 
     /// By how much the promise is broken; zero when it holds.
     pub fn overshoot(&self) -> i128 {
-        (self.taken() - self.cap_picousd.0).max(0)
+        self.cap_picousd.map_or(0, |cap| (self.taken() - cap.0).max(0))
     }
 
-    pub fn used_ratio(&self) -> f64 {
-        self.used() as f64 / (self.cap_picousd.0.max(1)) as f64
-    }
-
-    pub fn held_ratio(&self) -> f64 {
-        self.pending_picousd.0 as f64 / (self.cap_picousd.0.max(1)) as f64
-    }
-
-    pub fn is_tenant_wide(&self) -> bool {
-        self.project.is_none() && self.key.is_none()
+    /// Names it among all budgets, for people and for maps.
+    pub fn name(&self) -> String {
+        let whose = [&self.plan, &self.tenant, &self.project, &self.key, &self.end_user];
+        let whose: Vec<&str> = whose.into_iter().filter_map(Option::as_deref).collect();
+        format!("{} {} {} {}", self.scope, whose.join("/"), self.window, self.basis)
     }
 }
 
 // === impl Picousd ===
+
+impl Picousd {
+    /// In dollars, to the last digit. It must not be negative.
+    pub fn exact_usd(self) -> String {
+        format!("{}.{:012}", self.0 / PICOUSD_PER_USD, self.0 % PICOUSD_PER_USD)
+    }
+}
 
 impl<'de> Deserialize<'de> for Picousd {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -220,7 +312,8 @@ mod tests {
 
     fn budget(posted: &str, pending: &str, indeterminate: &str) -> Budget {
         serde_json::from_value(json!({
-            "tenant": "t", "project": null, "key": null, "window": "lifetime", "cap_picousd": "1000000000000",
+            "scope": "tenant", "tenant": "t", "project": null, "key": null, "window": "lifetime", "basis": "cost",
+            "cap_picousd": "1000000000000",
             "posted_picousd": posted, "bounded_picousd": "5", "pending_picousd": pending,
             "indeterminate_picousd": indeterminate, "resets_at": null,
         }))
@@ -231,7 +324,10 @@ mod tests {
     fn one_picodollar_over_is_over() {
         assert_eq!(budget("999999999998", "1", "1").overshoot(), 0);
         assert_eq!(budget("999999999999", "1", "1").overshoot(), 1);
-        assert!((budget("500000000000", "1", "490000000000").used_ratio() - 0.99).abs() < 1e-12);
+        let uncapped = Budget { cap_picousd: None, ..budget("999999999999", "1", "1") };
+        assert_eq!(uncapped.overshoot(), 0);
+        assert_eq!((uncapped.used(), uncapped.taken()), (1_000_000_000_000, 1_000_000_000_001));
+        assert_eq!(uncapped.name(), "tenant t lifetime cost");
     }
 
     #[test]
@@ -249,14 +345,15 @@ mod tests {
             assert_eq!(asked.authorization.as_deref(), Some("Bearer admin"));
             let body: Value = serde_json::from_str(&asked.body).unwrap();
             match asked.what.as_str() {
-                "POST /admin/v1/tenants" => assert_eq!(body, json!({"id": "t", "name": "t"})),
+                "POST /admin/v1/tenants" => assert_eq!(body, json!({"id": "t", "name": "t", "plan": "p1"})),
                 "POST /admin/v1/projects" => assert_eq!(body, json!({"tenant": "t", "id": "p", "name": "p"})),
                 "POST /admin/v1/keys" => {
                     assert_eq!((&body["project"], &body["parallel_requests"]), (&json!("p"), &json!(7)));
                     return Canned::json(201, r#"{"id":"k1","key":"tg_1","more":true}"#);
                 }
+                "PUT /admin/v1/plans/p1" => assert_eq!(body, json!({"tight_budget": "clamp"})),
                 "PUT /admin/v1/budgets" => {
-                    assert_eq!((&body["key"], &body["cap_usd"]), (&json!("k1"), &json!("1.00")));
+                    assert_eq!((&body["key"], &body["cap_usd"]), (&json!("k1"), &json!("1.000000000007")));
                     return Canned::json(400, r#"{"error":{"message":"no such window"}}"#);
                 }
                 other => panic!("{other}"),
@@ -265,12 +362,14 @@ mod tests {
         });
         block_on(async {
             let admin = Admin::new(origin, "admin").unwrap();
-            admin.create_tenant("t").await.unwrap();
+            admin.set_plan("p1", json!({"tight_budget": "clamp"})).await.unwrap();
+            admin.create_tenant("t", Some("p1")).await.unwrap();
             admin.create_project("t", "p").await.unwrap();
             let key = admin.create_key("t", "p", json!({"parallel_requests": 7})).await.unwrap();
             assert_eq!((key.id.as_str(), key.key.as_str()), ("k1", "tg_1"));
-            let scope = Scope { tenant: "t", project: Some("p"), key: Some("k1") };
-            let error = format!("{:#}", admin.put_budget(scope, "week", "1.00").await.unwrap_err());
+            let whose = Whose::Key { tenant: "t".to_owned(), key: "k1".to_owned() };
+            let setting = BudgetSetting { whose, window: "week", basis: "cost", cap: Picousd(1_000_000_000_007) };
+            let error = format!("{:#}", admin.set_budget(&setting).await.unwrap_err());
             assert!(error.contains("400") && error.contains("no such window"), "{error}");
         });
     }
@@ -291,9 +390,10 @@ mod tests {
         });
         block_on(async {
             let admin = Admin::new(origin, "admin").unwrap();
-            let ids: Vec<String> = admin.usage("t").await.unwrap().into_iter().map(|event| event.request_id).collect();
+            let mut ids = Vec::new();
+            admin.each_usage("t", |event| ids.push(event.request_id)).await.unwrap();
             assert_eq!(ids, ["a", "b", "c"]);
-            assert!(admin.usage("loop").await.unwrap_err().to_string().contains("does not move on"));
+            assert!(admin.each_usage("loop", drop).await.unwrap_err().to_string().contains("does not move on"));
         });
     }
 

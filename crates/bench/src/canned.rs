@@ -12,6 +12,7 @@ use crate::http::Origin;
 pub struct Asked {
     pub what: String,
     pub authorization: Option<String>,
+    pub idempotency_key: Option<String>,
     pub body: String,
 }
 
@@ -70,7 +71,7 @@ fn talk(mut stream: TcpStream, answer: &(dyn Fn(Asked) -> Canned + Send + Sync))
 fn read(reader: &mut impl BufRead) -> Option<Asked> {
     let mut first = String::new();
     reader.read_line(&mut first).ok().filter(|&read| read > 0)?;
-    let (mut length, mut authorization) = (0, None);
+    let (mut length, mut authorization, mut idempotency_key) = (0, None, None);
     loop {
         let mut line = String::new();
         reader.read_line(&mut line).ok()?;
@@ -78,13 +79,14 @@ fn read(reader: &mut impl BufRead) -> Option<Asked> {
         match name.to_ascii_lowercase().as_str() {
             "content-length" => length = value.parse().ok()?,
             "authorization" => authorization = Some(value.to_owned()),
+            "idempotency-key" => idempotency_key = Some(value.to_owned()),
             _ => {}
         }
     }
     let mut body = vec![0; length];
     reader.read_exact(&mut body).ok()?;
     let what = first.rsplit_once(' ')?.0.to_owned();
-    Some(Asked { what, authorization, body: String::from_utf8(body).ok()? })
+    Some(Asked { what, authorization, idempotency_key, body: String::from_utf8(body).ok()? })
 }
 
 /// Runs a future on a runtime of its own.

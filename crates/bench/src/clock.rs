@@ -21,6 +21,12 @@ pub fn block_until(deadline: Instant) {
     }
 }
 
+/// Seconds since 1970, rounded down.
+pub fn unix_seconds() -> i64 {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since_epoch.as_secs()).unwrap_or(i64::MAX)
+}
+
 /// A seed for a run that was given none. The run prints it, so that it can be replayed.
 pub fn seed() -> u64 {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

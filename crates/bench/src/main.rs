@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::builder::FalseyValueParser;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tollgate_bench::http::Origin;
@@ -122,13 +122,16 @@ struct StormArguments {
     /// Replays what was drawn: errands, faults, moments of the kills.
     #[arg(long, env = "SEED")]
     seed: Option<u64>,
-    /// Callers at once [default: 2000; short: 200]
+    /// Tenants, all at once [default: 200; short: 12]
+    #[arg(long)]
+    tenants: Option<usize>,
+    /// Callers at once [default: 10000; short: 200]
     #[arg(long)]
     concurrency: Option<usize>,
-    /// kill -9 so often [default: 20; short: 3]
+    /// kill -9 so often [default: 50; short: 3]
     #[arg(long)]
     kills: Option<u32>,
-    /// Of each tenant, in thousandths of a dollar [default: 1000; short: 100]
+    /// What each tenant may spend in each wave, in thousandths of a dollar [default: 50; short: 8]
     #[arg(long)]
     cap_milli_usd: Option<u64>,
     /// The simulator's: instant, realistic, or milliseconds between two tokens [default: realistic; short: 3]
@@ -137,7 +140,13 @@ struct StormArguments {
     /// The provider lies about usage too.
     #[arg(long)]
     lies: bool,
-    /// Fails when not done after so many minutes.
+    /// Send some requests again under an Idempotency-Key, if the gateway knows such.
+    #[arg(long, default_value_t = true, action = ArgAction::Set, value_name = "BOOL")]
+    idempotency: bool,
+    /// HTTP/1.1 from the gateway to the simulator: twice the open files.
+    #[arg(long)]
+    provider_http1: bool,
+    /// Begins no further wave after so many minutes; kills that are missing then are a broken promise.
     #[arg(long, default_value_t = 30)]
     minutes_max: u64,
 }
@@ -245,14 +254,17 @@ impl StormArguments {
             tollgate: self.common.tollgate.clone(),
             dir: self.common.dir.clone(),
             seed: self.seed.unwrap_or_else(clock::seed),
-            concurrency: self.concurrency.unwrap_or(if short { 200 } else { 2000 }),
-            kills: self.kills.unwrap_or(if short { 3 } else { 20 }),
-            cap_milli_usd: self.cap_milli_usd.unwrap_or_else(|| pick(100, 1000)),
-            refusals_in_row: pick(20, 100),
+            tenants: self.tenants.unwrap_or(if short { 12 } else { 200 }).max(1),
+            concurrency: self.concurrency.unwrap_or(if short { 200 } else { 10_000 }).max(1),
+            kills: self.kills.unwrap_or(if short { 3 } else { 50 }),
+            cap_milli_usd: self.cap_milli_usd.unwrap_or_else(|| pick(8, 50)),
+            refusals_in_row: pick(5, 10),
             speed: self.speed.clone().unwrap_or_else(|| if short { "3" } else { "realistic" }.to_owned()),
             patience: if short { storm::SHORT_PATIENCE } else { storm::PATIENCE },
             kill_after_ms: if short { 100..=500 } else { 200..=2_000 },
             lies: self.lies,
+            idempotency: self.idempotency,
+            http2: !self.provider_http1,
             within: Duration::from_secs(60 * self.minutes_max),
         }
     }
@@ -279,7 +291,8 @@ mod tests {
             panic!("not a storm")
         };
         let options = storm.options();
-        assert_eq!((options.concurrency, options.kills, options.cap_milli_usd, options.seed), (200, 5, 100, 9));
+        assert_eq!((options.concurrency, options.kills, options.cap_milli_usd, options.seed), (200, 5, 8, 9));
+        assert!(options.tenants == 12 && options.idempotency && options.http2);
         let Command::Bench(bench) = parse("tollgate-bench bench --tollgate x --short") else { panic!("not a bench") };
         assert_eq!(bench.options().rounds, 2);
     }

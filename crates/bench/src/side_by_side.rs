@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use crate::admin::Scope;
+use crate::admin::{BudgetSetting, Picousd, Whose};
 use crate::disk::fdatasync_latencies;
 use crate::http::Origin;
 use crate::latency::Latencies;
@@ -22,7 +22,7 @@ use crate::process::{Server, free_ports, pin_to};
 use crate::procfs::consumption;
 use crate::report::{last_line, line, megabytes, progress};
 use crate::sse::{Event, SseReader};
-use crate::stage::{CHAT_MODEL, PACED_MODEL, Patience, Stage, write_file};
+use crate::stage::{CHAT_MODEL, Lanes, PACED_MODEL, Patience, Stage, write_file};
 use crate::{clock, nginx};
 
 use figures::{Figures, Process, RoundOfOne};
@@ -45,7 +45,7 @@ const SCENARIO: &str = r#"{"output_tokens_median": 1000, "output_tokens_sigma": 
 /// More requests than any run makes: the simulator forgets none.
 const TRUTH_MAX: &str = "20000000";
 /// More than any run can spend: the budgets are on, and never in the way.
-const AMPLE_USD: &str = "1000000.00";
+const AMPLE: Picousd = Picousd(1_000_000_000_000_000_000);
 const STOP_WITHIN: Duration = Duration::from_secs(40);
 
 #[derive(Clone, Debug)]
@@ -96,7 +96,7 @@ struct Address<'a> {
 
 pub async fn run(options: &Options) -> Result<()> {
     let cores = pin_if_possible()?;
-    let stage = Stage::set(&options.dir, &options.tollgate, Patience::default(), 1)?;
+    let stage = Stage::set(&options.dir, &options.tollgate, Patience::default(), 1, Lanes::default())?;
     let figures = match measure(options, &stage, cores).await {
         Ok(figures) => figures,
         Err(error) => return Err(error.context(format!("the logs are kept in {}", stage.keep().display()))),
@@ -181,15 +181,16 @@ fn pin_if_possible() -> Result<Option<(usize, usize)>> {
 /// A tenant with a key, limits, and a budget for every scope and window. Gives the key.
 async fn govern(stage: &Stage) -> Result<String> {
     let admin = stage.admin()?;
-    admin.create_tenant("bench").await?;
+    admin.create_tenant("bench", None).await?;
     admin.create_project("bench", "main").await?;
     let limits = json!({"requests_per_minute": 10_000_000, "parallel_requests": 100_000});
     let key = admin.create_key("bench", "main", limits).await?;
-    let tenant = Scope { tenant: "bench", project: None, key: None };
-    let project = Scope { project: Some("main"), ..tenant };
-    for scope in [tenant, project, Scope { key: Some(&key.id), ..project }] {
+    let tenant = || "bench".to_owned();
+    let project = Whose::Project { tenant: tenant(), project: "main".to_owned() };
+    for whose in [Whose::Tenant(tenant()), project, Whose::Key { tenant: tenant(), key: key.id }] {
         for window in ["request", "day", "month", "lifetime"] {
-            admin.put_budget(scope, window, AMPLE_USD).await?;
+            let setting = BudgetSetting { whose: whose.clone(), window, basis: "cost", cap: AMPLE };
+            admin.set_budget(&setting).await?;
         }
     }
     Ok(key.key)

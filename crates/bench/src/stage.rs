@@ -40,6 +40,14 @@ pub struct Stage {
     pub paced_provider: Origin,
 }
 
+/// More ways from the gateway to the simulator. Each is a provider of its own with routes of its own (see [`lane_route`]), so
+/// that each has its own connections: with HTTP/2 the gateway opens one a provider and worker.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Lanes {
+    pub count: usize,
+    pub http2: bool,
+}
+
 /// How the gateway treats a provider that is slow. In milliseconds.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
@@ -58,7 +66,7 @@ impl Default for Patience {
 
 impl Stage {
     /// Sets the stage below `parent`, which should be on the disk that matters: the journal is on it.
-    pub fn set(parent: &Path, tollgate: &Path, patience: Patience, workers: usize) -> Result<Self> {
+    pub fn set(parent: &Path, tollgate: &Path, patience: Patience, workers: usize, lanes: Lanes) -> Result<Self> {
         let tollgate = tollgate
             .canonicalize()
             .with_context(|| format!("no program {}: build it first (cargo build --release)", tollgate.display()))?;
@@ -70,7 +78,7 @@ impl Stage {
         write_secret(&stage.file("admin.key"), &stage.admin_key)?;
         write_secret(&stage.file("master.key"), &secret())?;
         make_dir(&stage.store())?;
-        write_file(&stage.file("tollgate.toml"), &stage.configuration(patience, workers))?;
+        write_file(&stage.file("tollgate.toml"), &stage.configuration(patience, workers, lanes))?;
         Ok(stage)
     }
 
@@ -126,14 +134,15 @@ impl Stage {
         Api::new(self.provider.clone(), None)
     }
 
-    /// Runs `tollgate` with these arguments to its end. Blocks.
+    /// Runs `tollgate` with these arguments to its end; it may administer the running gateway. Blocks.
     pub fn tollgate_says(&self, arguments: &[&std::ffi::OsStr]) -> Result<std::process::Output> {
         let mut command = Command::new(&self.tollgate);
+        command.env("TOLLGATE_URL", self.gateway.url("")).env("TOLLGATE_ADMIN_KEY", &self.admin_key);
         command.args(arguments).stdin(Stdio::null()).current_dir(self.dir.path());
         command.output().with_context(|| format!("cannot run {}", self.tollgate.display()))
     }
 
-    fn configuration(&self, patience: Patience, workers: usize) -> String {
+    fn configuration(&self, patience: Patience, workers: usize, lanes: Lanes) -> String {
         let (dir, listen) = (self.dir.path().display(), self.gateway.authority());
         let head = format!(
             r#"[server]
@@ -150,18 +159,37 @@ admin_key = "file:{dir}/admin.key"
 "#
         );
         let providers = [("sim", &self.provider), ("paced", &self.paced_provider)];
-        let providers = providers.map(|(name, origin)| provider_section(name, origin, patience)).concat();
-        head + &providers + &ROUTES.map(route_section).concat()
+        let providers = providers.map(|(name, origin)| provider_section(name, origin, patience, false)).concat();
+        let lanes: String = (0..lanes.count).map(|lane| self.lane_sections(lane, patience, lanes.http2)).collect();
+        head + &providers + &ROUTES.map(route_section).concat() + &lanes
+    }
+
+    fn lane_sections(&self, lane: usize, patience: Patience, http2: bool) -> String {
+        let provider = lane_provider(lane);
+        let route = |model| route_section((&lane_route(model, lane), &provider, model));
+        let routes: String = [CHAT_MODEL, DEAR_CHAT_MODEL, EMBEDDING_MODEL].map(route).concat();
+        provider_section(&provider, &self.provider, patience, http2) + &routes
     }
 }
 
-fn provider_section(name: &str, origin: &Origin, patience: Patience) -> String {
+/// The name of a lane's provider.
+pub fn lane_provider(lane: usize) -> String {
+    format!("lane-{lane}")
+}
+
+/// The name under which a model is served by a lane.
+pub fn lane_route(model: &str, lane: usize) -> String {
+    format!("{model}-{lane}")
+}
+
+fn provider_section(name: &str, origin: &Origin, patience: Patience, http2: bool) -> String {
     format!(
         r#"
 [providers.{name}]
 preset = "custom"
 priced_as = "openai"
 base_url = "{base_url}"
+http2 = {http2}
 connect_timeout_ms = 3000
 first_byte_timeout_ms = {first_byte_ms}
 idle_timeout_ms = {idle_ms}
@@ -211,10 +239,12 @@ mod tests {
 
     use super::*;
 
+    const LANES: Lanes = Lanes { count: 2, http2: true };
+
     #[test]
     fn a_stage_has_keys_nobody_else_can_read_and_is_gone_afterwards() {
         let parent = tempfile::tempdir().unwrap();
-        let stage = Stage::set(parent.path(), Path::new("/bin/sh"), Patience::default(), 1).unwrap();
+        let stage = Stage::set(parent.path(), Path::new("/bin/sh"), Patience::default(), 1, LANES).unwrap();
         let dir = stage.dir().to_owned();
         for key in ["admin.key", "master.key"] {
             let path = stage.file(key);
@@ -222,9 +252,15 @@ mod tests {
             assert_eq!(std::fs::read_to_string(&path).unwrap().len(), 64);
         }
         let configuration = std::fs::read_to_string(stage.file("tollgate.toml")).unwrap();
-        for line in ["workers = 1", "[routes.\"gpt-4o-mini\"]", "first_byte_timeout_ms = 60000"] {
+        for line in [
+            "workers = 1",
+            "[routes.\"gpt-4o-mini\"]",
+            "first_byte_timeout_ms = 60000",
+            "[routes.\"text-embedding-3-small-1\"]\nprovider = \"lane-1\"\nmodel = \"text-embedding-3-small\"",
+        ] {
             assert!(configuration.contains(line), "{line} is missing in {configuration}");
         }
+        assert_eq!(configuration.matches("http2 = true").count(), 2, "{configuration}");
         drop(stage);
         assert!(!dir.exists());
     }
@@ -232,7 +268,8 @@ mod tests {
     #[test]
     fn a_program_that_is_not_there_is_said_so() {
         let parent = tempfile::tempdir().unwrap();
-        let error = Stage::set(parent.path(), Path::new("/nowhere/tollgate"), Patience::default(), 1).unwrap_err();
+        let error =
+            Stage::set(parent.path(), Path::new("/nowhere/tollgate"), Patience::default(), 1, LANES).unwrap_err();
         assert!(error.to_string().contains("build it first"), "{error}");
     }
 }

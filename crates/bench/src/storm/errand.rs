@@ -5,7 +5,7 @@ use std::time::Duration;
 use rand::Rng;
 use serde_json::{Value, json};
 
-use crate::stage::{CHAT_MODEL, DEAR_CHAT_MODEL, EMBEDDING_MODEL};
+use crate::stage::{CHAT_MODEL, DEAR_CHAT_MODEL, EMBEDDING_MODEL, lane_route};
 
 /// The kinds of requests. A cap is used up when each of them is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -104,19 +104,37 @@ impl Kind {
 // === impl Errand ===
 
 impl Errand {
-    pub fn draw(rng: &mut impl Rng) -> Self {
+    /// For one of so many lanes to the provider.
+    pub fn draw(rng: &mut impl Rng, lanes: usize) -> Self {
         let kind = Kind::draw(rng);
+        let lane = rng.random_range(0..lanes);
+        let model = |name| lane_route(name, lane);
         let text = words(rng);
         let patience = matches!(kind, Kind::ChatDropped | Kind::StreamDropped)
             .then(|| Duration::from_millis(rng.random_range(PATIENCE_MS)));
         let body = match kind {
-            Kind::Embedding => json!({"model": EMBEDDING_MODEL, "input": text}),
-            Kind::ChatUnbounded => chat(CHAT_MODEL, &text, None),
-            Kind::DearChat => chat(DEAR_CHAT_MODEL, &text, Some(rng.random_range(DEAR_TOKENS_MAX))),
-            Kind::Chat | Kind::ChatDropped => chat(CHAT_MODEL, &text, Some(rng.random_range(TOKENS_MAX))),
-            Kind::Stream | Kind::StreamDropped => stream(&text, rng),
+            Kind::Embedding => json!({"model": model(EMBEDDING_MODEL), "input": text}),
+            Kind::ChatUnbounded => chat(&model(CHAT_MODEL), &text, None),
+            Kind::DearChat => chat(&model(DEAR_CHAT_MODEL), &text, Some(rng.random_range(DEAR_TOKENS_MAX))),
+            Kind::Chat | Kind::ChatDropped => chat(&model(CHAT_MODEL), &text, Some(rng.random_range(TOKENS_MAX))),
+            Kind::Stream | Kind::StreamDropped => stream(&model(CHAT_MODEL), &text, rng),
         };
         Self { kind, body, patience }
+    }
+
+    /// The same errand from a caller who stays for the answer.
+    pub fn patient(&self) -> Self {
+        Self { patience: None, ..self.clone() }
+    }
+
+    /// One that differs in a word, which makes it another request.
+    pub fn reworded(&self) -> Self {
+        let mut other = self.patient();
+        let words = other.body.pointer_mut(if self.kind == Kind::Embedding { "/input" } else { "/messages/0/content" });
+        if let Some(words) = words {
+            *words = format!("another {}", words.as_str().unwrap_or_default()).into();
+        }
+        other
     }
 }
 
@@ -128,8 +146,8 @@ fn chat(model: &str, text: &str, max_tokens: Option<u32>) -> Value {
     body
 }
 
-fn stream(text: &str, rng: &mut impl Rng) -> Value {
-    let mut body = chat(CHAT_MODEL, text, Some(rng.random_range(TOKENS_MAX)));
+fn stream(model: &str, text: &str, rng: &mut impl Rng) -> Value {
+    let mut body = chat(model, text, Some(rng.random_range(TOKENS_MAX)));
     body["stream"] = true.into();
     if rng.random_bool(0.5) {
         body["stream_options"] = json!({"include_usage": true});
@@ -154,7 +172,7 @@ mod tests {
 
     fn drawn(seed: u64) -> Vec<Errand> {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        (0..500).map(|_| Errand::draw(&mut rng)).collect()
+        (0..500).map(|_| Errand::draw(&mut rng, 3)).collect()
     }
 
     #[test]
@@ -162,6 +180,23 @@ mod tests {
         let bodies = |seed| drawn(seed).into_iter().map(|errand| errand.body.to_string()).collect::<Vec<_>>();
         assert_eq!(bodies(7), bodies(7));
         assert_ne!(bodies(7), bodies(8));
+    }
+
+    #[test]
+    fn a_reworded_errand_is_another_of_the_same_kind() {
+        for errand in drawn(3) {
+            let (same, other) = (errand.patient(), errand.reworded());
+            assert_eq!((&same.body, same.patience), (&errand.body, None));
+            assert_eq!((other.kind, other.patience), (errand.kind, None));
+            assert_ne!(other.body, errand.body);
+            assert_eq!(other.body["model"], errand.body["model"]);
+        }
+    }
+
+    #[test]
+    fn errands_go_by_all_lanes() {
+        let routes: BTreeSet<String> = drawn(1).iter().map(|errand| errand.body["model"].to_string()).collect();
+        assert_eq!(routes.len(), 9, "{routes:?}");
     }
 
     #[test]

@@ -1,37 +1,51 @@
 //! What a storm ends with: the figures, and the promises that were broken.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use crate::admin::Picousd;
 use crate::report::{decimals, table};
 
+use super::books::{Books, Reconciliation};
 use super::callers::{Ending, Seen};
+use super::tenants::Aim;
 use super::truth::Comparison;
 use super::watch::Worst;
 
 /// At least so much of a cap is spendable.
 const CAP_USED_MIN: f64 = 0.99;
 
-/// One cap that was driven to refusal, after everything has settled.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+/// A cap that was driven to refusal: what was spent of its room since it was set, after everything had settled.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SpentCap {
-    pub cap_picousd: i128,
+    /// From 0.
+    pub wave: usize,
+    pub aim: Aim,
+    pub basis: &'static str,
+    pub room_picousd: i128,
     /// Includes what is bounded.
     pub posted_picousd: i128,
     pub bounded_picousd: i128,
     pub indeterminate_picousd: i128,
-    /// What the tenant's events add up to: posted, and held of unknown outcome.
-    pub events_picousd: i128,
+    /// Its window ended meanwhile: what was spent before is not in it any more, and nothing is said about it.
+    pub rolled_over: bool,
 }
 
 /// Everything that was found.
 #[derive(Clone, Debug, Default)]
 pub struct Findings {
     pub seed: u64,
+    pub tenants: usize,
     pub concurrency: usize,
+    pub http2: bool,
+    /// Whether requests were sent again under idempotency keys.
+    pub idempotency: bool,
+    pub waves: usize,
     pub requests: u64,
     pub admitted: u64,
     pub kills: u32,
+    pub kills_wanted: u32,
     pub in_flight_at_kill_min: Option<u64>,
     pub restart_ms_max: f64,
     pub elapsed_s: f64,
@@ -39,7 +53,8 @@ pub struct Findings {
     pub worst: Worst,
     /// Pending at the very end, by the gateway's own count.
     pub pending_left: u64,
-    pub books: Comparison,
+    pub books: Books,
+    pub reconciliation: Reconciliation,
     pub seen: Seen,
 }
 
@@ -59,18 +74,34 @@ pub struct Report {
     pub mismatched: u64,
     pub answered_unposted: u64,
     pub false_ends: u64,
-    pub unbalanced_caps: usize,
+    pub unbalanced_tenants: u64,
     pub unexpected: u64,
     pub posted_picousd: i128,
     pub bounded_picousd: i128,
     pub indeterminate_picousd: i128,
+    pub billed_picousd: i128,
+    pub overrun_picousd: i128,
     pub events: u64,
     pub events_measured: u64,
     pub events_bounded: u64,
     pub events_indeterminate: u64,
     pub events_voided: u64,
+    pub tenants: usize,
+    pub waves: usize,
     pub caps: usize,
+    /// Pairs of scope and window of which some cap has bound.
+    pub caps_kinds: usize,
+    pub caps_rolled_over: usize,
     pub samples: u64,
+    pub idempotency: bool,
+    pub idempotency_keys: u64,
+    pub idempotency_replays: u64,
+    pub idempotency_conflicts: u64,
+    /// Of all that was promised of a key.
+    pub idempotency_broken: u64,
+    pub http2: bool,
+    /// None: this gateway has no such command.
+    pub reconciled: Option<Reconciled>,
     pub in_flight_at_kill_min: Option<u64>,
     pub restart_ms_max: f64,
     pub concurrency: usize,
@@ -78,20 +109,39 @@ pub struct Report {
     pub broken_promises: Vec<String>,
 }
 
+/// The books after they were reconciled with the provider's bill.
+#[derive(Debug, Serialize)]
+pub struct Reconciled {
+    /// Events that still differ from the bill.
+    pub differing: u64,
+    pub unbalanced_tenants: u64,
+    pub posted_picousd: i128,
+    pub overrun_picousd: i128,
+    pub billed_picousd: i128,
+}
+
 // === impl SpentCap ===
 
 impl SpentCap {
     pub fn used_ratio(&self) -> f64 {
-        (self.posted_picousd + self.indeterminate_picousd) as f64 / self.cap_picousd.max(1) as f64
+        self.used() as f64 / self.room_picousd.max(1) as f64
+    }
+
+    fn used(&self) -> i128 {
+        self.posted_picousd + self.indeterminate_picousd
     }
 
     fn overshoot(&self) -> i128 {
-        (self.posted_picousd + self.indeterminate_picousd - self.cap_picousd).max(0)
+        (self.used() - self.room_picousd).max(0)
     }
+}
 
-    /// Whether the budget is what its events add up to.
-    pub fn is_balanced(&self) -> bool {
-        self.posted_picousd + self.indeterminate_picousd == self.events_picousd
+// === impl Comparison ===
+
+impl Comparison {
+    /// What counts against caps.
+    fn booked(&self) -> i128 {
+        self.measured_picousd + self.bounded_picousd + self.indeterminate_picousd
     }
 }
 
@@ -100,17 +150,20 @@ impl SpentCap {
 impl Findings {
     /// One sentence for each promise that was broken. None is what a storm is to show.
     pub fn broken_promises(&self) -> Vec<String> {
+        let (books, compared) = (&self.books, &self.books.compared);
         let counts = [
             ("never over: picodollars above a cap", self.overshoot()),
             ("never phantom: holds without a request behind them", i128::from(self.phantom_holds())),
             ("books balance: drift in picodollars", self.worst.drift_picousd),
-            ("never lost: billed and booked nowhere", i128::from(self.books.lost)),
-            ("never lost: answered without a posted event", i128::from(self.books.answered_unposted)),
-            ("never twice: booked more than once", i128::from(self.books.twice)),
-            ("explainable: events that differ from the provider's truth", i128::from(self.books.mismatched)),
-            ("explainable: caps that differ from the sum of their events", self.unbalanced_caps() as i128),
-            ("a broken stream ended with [DONE]", i128::from(self.books.false_ends)),
+            ("never lost: billed and booked nowhere", i128::from(compared.lost)),
+            ("never lost: answered without a posted event", i128::from(compared.answered_unposted)),
+            ("never twice: booked more than once", i128::from(compared.twice)),
+            ("never twice: broken under an idempotency key", i128::from(self.keys_broken())),
+            ("explainable: events that differ from the provider's truth", i128::from(compared.mismatched)),
+            ("explainable: tenants whose cap is not the sum of their events", i128::from(books.unbalanced)),
+            ("a broken stream ended with [DONE]", i128::from(compared.false_ends)),
             ("answers that nobody expects", i128::from(self.unexpected())),
+            ("kills that were wanted and not done", i128::from(self.kills_wanted.saturating_sub(self.kills))),
         ];
         let mut broken: Vec<String> =
             counts.iter().filter(|(_, count)| *count != 0).map(|(what, count)| format!("{what}: {count}")).collect();
@@ -120,11 +173,31 @@ impl Findings {
         if self.worst.samples == 0 {
             broken.push("nobody saw: the budgets were never sampled".to_owned());
         }
+        broken.extend(self.broken_by_reconciling());
         broken
     }
 
+    fn broken_by_reconciling(&self) -> Option<String> {
+        match &self.reconciliation {
+            Reconciliation::NotThere => None,
+            Reconciliation::Failed(why) => Some(format!("reconciled: it failed with {why}")),
+            Reconciliation::Done(books) => {
+                let compared = &books.compared;
+                let differing = compared.mismatched + compared.lost + compared.twice + books.unbalanced;
+                let unequal = compared.booked() + compared.overrun_picousd != compared.billed_picousd;
+                (differing > 0 || unequal).then(|| {
+                    format!(
+                        "reconciled: {differing} events or tenants still differ, {} booked and {} billed",
+                        compared.booked() + compared.overrun_picousd,
+                        compared.billed_picousd
+                    )
+                })
+            }
+        }
+    }
+
     pub fn report(&self) -> Report {
-        let sum = |amount: fn(&SpentCap) -> i128| self.caps.iter().map(amount).sum();
+        let (compared, repeats) = (&self.books.compared, &self.seen.repeats);
         Report {
             requests: self.requests,
             admitted: self.admitted,
@@ -134,23 +207,36 @@ impl Findings {
             drift_picousd: self.worst.drift_picousd,
             cap_used_min: self.cap_used_min(),
             seed: self.seed,
-            lost: self.books.lost,
-            twice: self.books.twice,
-            mismatched: self.books.mismatched,
-            answered_unposted: self.books.answered_unposted,
-            false_ends: self.books.false_ends,
-            unbalanced_caps: self.unbalanced_caps(),
+            lost: compared.lost,
+            twice: compared.twice,
+            mismatched: compared.mismatched,
+            answered_unposted: compared.answered_unposted,
+            false_ends: compared.false_ends,
+            unbalanced_tenants: self.books.unbalanced,
             unexpected: self.unexpected(),
-            posted_picousd: sum(|cap| cap.posted_picousd),
-            bounded_picousd: sum(|cap| cap.bounded_picousd),
-            indeterminate_picousd: sum(|cap| cap.indeterminate_picousd),
-            events: self.books.events,
-            events_measured: self.books.measured,
-            events_bounded: self.books.bounded,
-            events_indeterminate: self.books.indeterminate,
-            events_voided: self.books.voided,
+            posted_picousd: compared.measured_picousd + compared.bounded_picousd,
+            bounded_picousd: compared.bounded_picousd,
+            indeterminate_picousd: compared.indeterminate_picousd,
+            billed_picousd: compared.billed_picousd,
+            overrun_picousd: compared.overrun_picousd,
+            events: compared.events,
+            events_measured: compared.measured,
+            events_bounded: compared.bounded,
+            events_indeterminate: compared.indeterminate,
+            events_voided: compared.voided,
+            tenants: self.tenants,
+            waves: self.waves,
             caps: self.caps.len(),
+            caps_kinds: self.by_aim().len(),
+            caps_rolled_over: self.caps.iter().filter(|cap| cap.rolled_over).count(),
             samples: self.worst.samples,
+            idempotency: self.idempotency,
+            idempotency_keys: repeats.keys,
+            idempotency_replays: repeats.replayed,
+            idempotency_conflicts: repeats.conflicts + repeats.unanswerable,
+            idempotency_broken: self.keys_broken(),
+            http2: self.http2,
+            reconciled: self.reconciled(),
             in_flight_at_kill_min: self.in_flight_at_kill_min,
             restart_ms_max: self.restart_ms_max,
             concurrency: self.concurrency,
@@ -159,58 +245,118 @@ impl Findings {
         }
     }
 
+    fn reconciled(&self) -> Option<Reconciled> {
+        let Reconciliation::Done(books) = &self.reconciliation else { return None };
+        Some(Reconciled {
+            differing: books.compared.mismatched + books.compared.lost + books.compared.twice,
+            unbalanced_tenants: books.unbalanced,
+            posted_picousd: books.compared.booked(),
+            overrun_picousd: books.compared.overrun_picousd,
+            billed_picousd: books.compared.billed_picousd,
+        })
+    }
+
     pub fn tables(&self) -> String {
         [self.table_of_caps(), self.table_of_events(), self.table_of_endings(), self.table_of_promises()].join("\n")
     }
 
+    /// What was found of what should not be, in its own words.
+    pub fn examples(&self) -> Vec<String> {
+        let first = self.worst.first.iter().chain(&self.seen.first_unexpected).map(|first| format!("first: {first}"));
+        let mut examples = self.books.compared.examples.clone();
+        if self.keys_broken() > 0 {
+            examples.extend(self.seen.repeats.examples.iter().cloned());
+        }
+        if let Reconciliation::Done(books) = &self.reconciliation {
+            examples.extend(books.compared.examples.iter().map(|example| format!("reconciled: {example}")));
+        }
+        examples.extend(first);
+        examples
+    }
+
     /// Of the least used cap; 0 when there is none.
     fn cap_used_min(&self) -> f64 {
-        self.caps.iter().map(SpentCap::used_ratio).min_by(f64::total_cmp).unwrap_or(0.0)
+        self.judged_caps().map(SpentCap::used_ratio).min_by(f64::total_cmp).unwrap_or(0.0)
+    }
+
+    fn judged_caps(&self) -> impl Iterator<Item = &SpentCap> {
+        self.caps.iter().filter(|cap| !cap.rolled_over)
     }
 
     fn overshoot(&self) -> i128 {
-        self.caps.iter().map(SpentCap::overshoot).fold(self.worst.overshoot_picousd, i128::max)
+        self.judged_caps().map(SpentCap::overshoot).fold(self.worst.overshoot_picousd, i128::max)
     }
 
     fn phantom_holds(&self) -> u64 {
-        self.worst.overdue + self.pending_left.max(self.books.pending)
+        self.worst.overdue + self.pending_left.max(self.books.compared.pending)
     }
 
-    fn unbalanced_caps(&self) -> usize {
-        self.caps.iter().filter(|cap| !cap.is_balanced()).count()
+    fn keys_broken(&self) -> u64 {
+        let repeats = &self.seen.repeats;
+        let seen_by_callers = repeats.rerun + repeats.differing + repeats.forgotten;
+        seen_by_callers + self.books.keys_charged_twice + self.books.charged_beyond_keys
     }
 
     fn unexpected(&self) -> u64 {
         [Ending::Unexpected, Ending::Hung].iter().filter_map(|ending| self.seen.endings.get(ending)).sum()
     }
 
+    fn by_aim(&self) -> BTreeMap<Aim, Vec<&SpentCap>> {
+        let mut by_aim = BTreeMap::<Aim, Vec<&SpentCap>>::new();
+        for cap in self.judged_caps() {
+            by_aim.entry(cap.aim).or_default().push(cap);
+        }
+        by_aim
+    }
+
     fn table_of_caps(&self) -> String {
-        let dollars = |amount: i128| Picousd(amount).to_string();
-        let row = |(index, cap): (usize, &SpentCap)| {
+        let row = |(aim, caps): (Aim, Vec<&SpentCap>)| {
+            let sum = |amount: fn(&SpentCap) -> i128| Picousd(caps.iter().map(|cap| amount(cap)).sum()).to_string();
+            let charged = caps.iter().filter(|cap| cap.basis == "charge").count();
+            let waves: std::collections::BTreeSet<usize> = caps.iter().map(|cap| cap.wave + 1).collect();
+            let used_min = caps.iter().map(|cap| cap.used_ratio()).fold(f64::INFINITY, f64::min);
             vec![
-                format!("{}{}", index + 1, if index == 0 { " (no kills)" } else { "" }),
-                dollars(cap.cap_picousd),
-                dollars(cap.posted_picousd - cap.bounded_picousd),
-                dollars(cap.bounded_picousd),
-                dollars(cap.indeterminate_picousd),
-                decimals(cap.used_ratio() * 100.0, 3),
+                format!("{}, {}", aim.part.name(), aim.window),
+                caps.len().to_string(),
+                charged.to_string(),
+                waves.iter().map(usize::to_string).collect::<Vec<_>>().join(" "),
+                sum(|cap| cap.room_picousd),
+                sum(|cap| cap.posted_picousd - cap.bounded_picousd),
+                sum(|cap| cap.bounded_picousd),
+                sum(|cap| cap.indeterminate_picousd),
+                decimals(used_min * 100.0, 3),
             ]
         };
-        let rows: Vec<_> = self.caps.iter().enumerate().map(row).collect();
-        table(&["cap", "USD", "measured", "bounded", "indeterminate", "used %"], &rows)
+        let rows: Vec<_> = self.by_aim().into_iter().map(row).collect();
+        let head = [
+            "caps that bound",
+            "caps",
+            "of charge",
+            "in waves",
+            "room USD",
+            "measured",
+            "bounded",
+            "indeterminate",
+            "used at least %",
+        ];
+        table(&head, &rows)
     }
 
     fn table_of_events(&self) -> String {
-        let books = &self.books;
+        let compared = &self.books.compared;
         let row = |what: &str, count: u64, amount: i128| {
             vec![what.to_owned(), count.to_string(), Picousd(amount).to_string()]
         };
-        let rows = [
-            row("measured", books.measured, books.measured_picousd),
-            row("bounded", books.bounded, books.bounded_picousd),
-            row("indeterminate", books.indeterminate, books.indeterminate_picousd),
-            row("voided", books.voided, 0),
+        let mut rows = vec![
+            row("measured", compared.measured, compared.measured_picousd),
+            row("bounded", compared.bounded, compared.bounded_picousd),
+            row("indeterminate", compared.indeterminate, compared.indeterminate_picousd),
+            row("voided", compared.voided, 0),
+            row("all, as the provider bills them", compared.events, compared.billed_picousd),
         ];
+        if let Reconciliation::Done(books) = &self.reconciliation {
+            rows.push(row("reconciled", books.compared.events, books.compared.booked()));
+        }
         table(&["events", "count", "USD"], &rows)
     }
 
@@ -222,16 +368,29 @@ impl Findings {
     }
 
     fn table_of_promises(&self) -> String {
+        let row = |what: &str, figure: String| vec![what.to_owned(), figure];
+        let repeats = &self.seen.repeats;
         let mut rows = vec![
-            vec!["kills".to_owned(), self.kills.to_string()],
-            vec!["samples of the budgets".to_owned(), self.worst.samples.to_string()],
-            vec!["held at most, USD".to_owned(), Picousd(self.worst.pending_picousd_max).to_string()],
-            vec!["restart to ready at most, ms".to_owned(), decimals(self.restart_ms_max, 0)],
+            row("waves", self.waves.to_string()),
+            row("kills", self.kills.to_string()),
+            row("samples of the budgets", self.worst.samples.to_string()),
+            row("held at most under one cap, USD", Picousd(self.worst.pending_picousd_max).to_string()),
+            row("restart to ready at most, ms", decimals(self.restart_ms_max, 0)),
         ];
+        if self.idempotency {
+            rows.push(row("idempotency keys", repeats.keys.to_string()));
+            rows.push(row("answers that came again", repeats.replayed.to_string()));
+            rows.push(row("refused for another body", repeats.conflicts.to_string()));
+            rows.push(row("refused for want of an answer", repeats.unanswerable.to_string()));
+        }
+        let rolled_over = self.caps.iter().filter(|cap| cap.rolled_over).count();
+        if rolled_over > 0 {
+            rows.push(row("caps whose window ended meanwhile, not judged", rolled_over.to_string()));
+        }
         let broken = self.broken_promises();
-        rows.extend(broken.iter().map(|promise| vec!["BROKEN".to_owned(), promise.clone()]));
+        rows.extend(broken.iter().map(|promise| row("BROKEN", promise.clone())));
         if broken.is_empty() {
-            rows.push(vec!["promises broken".to_owned(), "none".to_owned()]);
+            rows.push(row("promises broken", "none".to_owned()));
         }
         table(&["storm", ""], &rows)
     }
@@ -239,22 +398,38 @@ impl Findings {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tenants::Part;
     use super::*;
 
-    fn calm() -> Findings {
-        let cap = SpentCap {
-            cap_picousd: 1000,
-            posted_picousd: 900,
+    fn cap(part: Part, posted: i128) -> SpentCap {
+        SpentCap {
+            wave: 0,
+            aim: Aim { part, window: "day" },
+            basis: "cost",
+            room_picousd: 1000,
+            posted_picousd: posted,
             bounded_picousd: 100,
             indeterminate_picousd: 95,
-            events_picousd: 995,
-        };
-        let worst = Worst { samples: 3, ..Worst::default() };
+            rolled_over: false,
+        }
+    }
+
+    fn calm() -> Findings {
+        let compared =
+            Comparison { measured_picousd: 1705, bounded_picousd: 200, billed_picousd: 1905, ..Comparison::default() };
         Findings {
-            caps: vec![cap, SpentCap { posted_picousd: 905, events_picousd: 1000, ..cap }],
-            worst,
+            caps: vec![cap(Part::Key, 900), cap(Part::Plan, 905)],
+            worst: Worst { samples: 3, ..Worst::default() },
+            books: Books { compared: compared.clone(), ..Books::default() },
+            reconciliation: Reconciliation::Done(Box::new(Books { compared, ..Books::default() })),
+            idempotency: true,
             ..Findings::default()
         }
+    }
+
+    fn reconciled(found: &mut Findings) -> &mut Books {
+        let Reconciliation::Done(books) = &mut found.reconciliation else { panic!("it was done") };
+        books
     }
 
     #[test]
@@ -262,27 +437,39 @@ mod tests {
         assert_eq!(calm().broken_promises(), Vec::<String>::new());
         let report = calm().report();
         assert!((report.cap_used_min - 0.995).abs() < 1e-12);
-        assert_eq!((report.posted_picousd, report.bounded_picousd, report.indeterminate_picousd), (1805, 200, 190));
-        assert!(calm().tables().contains("none"));
+        assert_eq!((report.posted_picousd, report.bounded_picousd), (1905, 200));
+        assert_eq!((report.caps, report.caps_kinds, report.caps_rolled_over), (2, 2, 0));
+        assert_eq!(report.reconciled.unwrap().posted_picousd, 1905);
+        let tables = calm().tables();
+        assert!(tables.contains("none") && tables.contains("plan, day"), "{tables}");
     }
 
     #[test]
     fn each_damage_breaks_its_promise() {
         type Damage = fn(&mut Findings);
-        let damages: [(&str, Damage); 13] = [
+        let damages: [(&str, Damage); 22] = [
             ("never over", |found| found.worst.overshoot_picousd = 1),
             ("never over", |found| found.caps[0].indeterminate_picousd = 101),
             ("never phantom", |found| found.worst.overdue = 1),
             ("never phantom", |found| found.pending_left = 1),
             ("drift", |found| found.worst.drift_picousd = -1),
-            ("never lost", |found| found.books.lost = 1),
-            ("never lost", |found| found.books.answered_unposted = 1),
-            ("never twice", |found| found.books.twice = 1),
-            ("explainable", |found| found.books.mismatched = 1),
-            ("explainable", |found| found.caps[1].events_picousd += 1),
-            ("[DONE]", |found| found.books.false_ends = 1),
+            ("never lost", |found| found.books.compared.lost = 1),
+            ("never lost", |found| found.books.compared.answered_unposted = 1),
+            ("never twice", |found| found.books.compared.twice = 1),
+            ("never twice", |found| found.books.keys_charged_twice = 1),
+            ("never twice", |found| found.books.charged_beyond_keys = 1),
+            ("never twice", |found| found.seen.repeats.rerun = 1),
+            ("never twice", |found| found.seen.repeats.differing = 1),
+            ("never twice", |found| found.seen.repeats.forgotten = 1),
+            ("explainable", |found| found.books.compared.mismatched = 1),
+            ("explainable", |found| found.books.unbalanced = 1),
+            ("[DONE]", |found| found.books.compared.false_ends = 1),
             ("spendable", |found| found.caps[0].posted_picousd = 890),
             ("nobody expects", |found| found.seen.endings.extend([(Ending::Hung, 1)])),
+            ("not done", |found| found.kills_wanted = 1),
+            ("reconciled", |found| reconciled(found).compared.mismatched = 1),
+            ("reconciled", |found| reconciled(found).compared.billed_picousd += 1),
+            ("reconciled", |found| found.reconciliation = Reconciliation::Failed("no".to_owned())),
         ];
         for (promise, damage) in damages {
             let mut found = calm();
@@ -294,6 +481,15 @@ mod tests {
     }
 
     #[test]
+    fn a_cap_whose_window_has_ended_is_not_judged_and_that_is_said() {
+        let mut found = calm();
+        found.caps[0] = SpentCap { rolled_over: true, posted_picousd: 3, ..found.caps[0] };
+        assert_eq!(found.broken_promises(), Vec::<String>::new());
+        assert_eq!((found.report().caps_rolled_over, found.report().caps_kinds), (1, 1));
+        assert!(found.tables().contains("not judged"));
+    }
+
+    #[test]
     fn a_storm_that_nobody_watched_shows_nothing() {
         let broken = Findings::default().broken_promises().join("; ");
         assert!(broken.contains("nobody saw") && broken.contains("spendable"), "{broken}");
@@ -302,9 +498,12 @@ mod tests {
     #[test]
     fn the_last_line_has_every_key_that_others_rely_on() {
         let report = serde_json::to_value(calm().report()).unwrap();
-        for key in ["requests", "kills", "overshoot_picousd", "phantom_holds", "drift_picousd", "cap_used_min", "seed"]
-        {
+        let relied_on =
+            ["requests", "kills", "overshoot_picousd", "phantom_holds", "drift_picousd", "cap_used_min", "seed"];
+        for key in relied_on.iter().chain(&["idempotency", "reconciled"]) {
             assert!(report.get(key).is_some(), "{key}");
         }
+        let without = Findings { reconciliation: Reconciliation::NotThere, ..calm() };
+        assert!(serde_json::to_value(without.report()).unwrap()["reconciled"].is_null());
     }
 }

@@ -1,11 +1,17 @@
 //! Watches the promise while the storm goes on: reads the budgets again and again and keeps the worst it saw.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::admin::{Admin, Budget, Ledger};
+use crate::clock;
+
+use super::tenants::Binding;
 
 const EVERY: Duration = Duration::from_millis(50);
+/// Between two samples passes so much of the time that one takes: to be watched is not to be the gateway's main work.
+const REST: u32 = 3;
 /// The books as a whole are asked for once in so many samples.
 const LEDGER_EVERY: u64 = 20;
 /// A pending hold may be this late: the recovery window of the promise.
@@ -21,9 +27,9 @@ pub struct Worst {
     pub overdue: u64,
     pub drift_picousd: i128,
     pub pending_picousd_max: i128,
-    /// Share of the tenant's cap that is posted or of unknown outcome, at the last sample.
+    /// Of the rooms under the caps that bind now, the share that is posted or of unknown outcome, at the last sample.
     pub used_ratio_last: f64,
-    /// Share of it that was held.
+    /// The share of them that was held.
     pub held_ratio_last: f64,
     pub first: Option<String>,
 }
@@ -32,7 +38,11 @@ pub struct Worst {
 #[derive(Clone, Debug, Default)]
 pub struct Watch {
     worst: Arc<Mutex<Worst>>,
+    binding: Arc<Mutex<Rooms>>,
 }
+
+/// Of each budget that binds now, by name: how much room it had, and what was used before.
+type Rooms = HashMap<String, (i128, i128)>;
 
 // === impl Watch ===
 
@@ -42,12 +52,31 @@ impl Watch {
         self.worst.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Samples one tenant until the task is dropped. While the gateway is down there is nothing to see.
-    pub async fn run(self, admin: Admin, tenant: String) {
+    /// From now on these bind.
+    pub fn aim(&self, bindings: &[Binding]) {
+        let rooms = bindings.iter().map(|binding| (binding.before.name(), (binding.room, binding.before.used())));
+        *self.rooms() = rooms.collect();
+        self.forget_shares();
+    }
+
+    /// What was held or used is not known until the next sample.
+    pub fn forget_shares(&self) {
+        let mut worst = self.worst();
+        (worst.used_ratio_last, worst.held_ratio_last) = (0.0, 0.0);
+    }
+
+    pub fn note_budgets(&self, budgets: &[Budget]) {
+        let rooms = self.rooms();
+        self.worst().note_budgets(budgets, &rooms);
+    }
+
+    /// Samples all budgets until the task is dropped. While the gateway is down there is nothing to see.
+    pub async fn run(self, admin: Admin) {
         let mut round = 0_u64;
         loop {
-            if let Ok(budgets) = admin.budgets(&tenant).await {
-                self.worst().note_budgets(&tenant, &budgets);
+            let from = clock::now();
+            if let Ok(budgets) = admin.budgets().await {
+                self.note_budgets(&budgets);
             }
             if round.is_multiple_of(LEDGER_EVERY)
                 && let Ok(ledger) = admin.ledger().await
@@ -55,27 +84,39 @@ impl Watch {
                 self.worst().note_ledger(&ledger);
             }
             round += 1;
-            tokio::time::sleep(EVERY).await;
+            tokio::time::sleep(EVERY.max(clock::since(from) * REST)).await;
         }
+    }
+
+    fn rooms(&self) -> MutexGuard<'_, Rooms> {
+        self.binding.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 // === impl Worst ===
 
 impl Worst {
-    pub fn note_budgets(&mut self, tenant: &str, budgets: &[Budget]) {
+    fn note_budgets(&mut self, budgets: &[Budget], rooms: &Rooms) {
         self.samples += 1;
+        let (mut whole, mut used, mut held) = (0, 0, 0);
         for budget in budgets {
-            if budget.is_tenant_wide() {
-                self.used_ratio_last = budget.used_ratio();
-                self.held_ratio_last = budget.held_ratio();
+            if !rooms.is_empty()
+                && let Some((room, used_before)) = rooms.get(&budget.name())
+            {
+                whole += room;
+                used += budget.used() - used_before;
+                held += budget.pending_picousd.0;
             }
             self.pending_picousd_max = self.pending_picousd_max.max(budget.pending_picousd.0);
             let overshoot = budget.overshoot();
             if overshoot > 0 {
-                self.first.get_or_insert_with(|| format!("{tenant} is {overshoot} picodollars over: {budget:?}"));
+                self.first.get_or_insert_with(|| format!("{overshoot} picodollars over: {budget:?}"));
             }
             self.overshoot_picousd = self.overshoot_picousd.max(overshoot);
+        }
+        if whole > 0 {
+            self.used_ratio_last = used as f64 / whole as f64;
+            self.held_ratio_last = held as f64 / whole as f64;
         }
     }
 
@@ -100,27 +141,39 @@ mod tests {
 
     use super::*;
 
-    fn budget(taken: i128) -> Budget {
+    fn budget(tenant: &str, taken: i128) -> Budget {
         Budget {
-            project: None,
-            key: None,
-            window: "lifetime".to_owned(),
-            cap_picousd: Picousd(100),
+            tenant: Some(tenant.to_owned()),
+            cap_picousd: Some(Picousd(100)),
             posted_picousd: Picousd(taken - 1),
-            bounded_picousd: Picousd(0),
             pending_picousd: Picousd(1),
-            indeterminate_picousd: Picousd(0),
+            ..Budget::default()
         }
     }
 
     #[test]
     fn the_worst_sample_is_kept() {
-        let mut worst = Worst::default();
+        let watch = Watch::default();
         for taken in [50, 103, 100] {
-            worst.note_budgets("t", &[budget(taken)]);
+            watch.note_budgets(&[budget("a", 1), budget("t", taken)]);
         }
+        let worst = watch.worst();
         assert_eq!((worst.samples, worst.overshoot_picousd), (3, 3));
-        assert!(worst.first.unwrap().contains("3 picodollars over"));
+        assert!(worst.first.as_ref().unwrap().contains("3 picodollars over"));
+    }
+
+    #[test]
+    fn shares_are_of_the_rooms_that_bind() {
+        let watch = Watch::default();
+        watch.rooms().insert(budget("t", 1).name(), (50, 20));
+        watch.note_budgets(&[budget("a", 90), budget("t", 61)]);
+        let shares = |watch: &Watch| {
+            let worst = watch.worst();
+            (worst.used_ratio_last, worst.held_ratio_last)
+        };
+        assert_eq!(shares(&watch), (0.8, 0.02));
+        watch.forget_shares();
+        assert_eq!(shares(&watch), (0.0, 0.0));
     }
 
     #[test]
@@ -141,7 +194,7 @@ mod tests {
     fn it_samples_the_budgets_again_and_again_and_the_books_now_and_then() {
         let (asked, mut asked_what) = mpsc::unbounded_channel();
         let origin = serve(move |request| {
-            let is_budgets = request.what.starts_with("GET /admin/v1/budgets?tenant=t");
+            let is_budgets = request.what.starts_with("GET /admin/v1/budgets");
             asked.send(is_budgets).unwrap();
             let budget = json!({"window": "lifetime", "cap_picousd": "10", "posted_picousd": "7", "bounded_picousd": "0",
                 "pending_picousd": "1", "indeterminate_picousd": "4"});
@@ -151,7 +204,7 @@ mod tests {
         });
         let watch = Watch::default();
         block_on(async {
-            let sampling = watch.clone().run(Admin::new(origin, "admin").unwrap(), "t".to_owned());
+            let sampling = watch.clone().run(Admin::new(origin, "admin").unwrap());
             let two_samples = async {
                 let mut samples = 0;
                 while samples < 3 {
@@ -166,6 +219,5 @@ mod tests {
         let worst = watch.worst();
         assert!(worst.samples >= 2);
         assert_eq!((worst.overshoot_picousd, worst.overdue, worst.pending_picousd_max), (2, 1, 1));
-        assert!((worst.used_ratio_last - 1.1).abs() < 1e-12 && (worst.held_ratio_last - 0.1).abs() < 1e-12);
     }
 }

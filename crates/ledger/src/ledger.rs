@@ -334,6 +334,23 @@ impl Ledger {
     }
 }
 
+/// What a cap leaves for the hold of an open reservation to grow by. It counts in the periods in which it was made, and in
+/// what rolling windows count now.
+fn left_to_grow(
+    accounts: &ScopeAccounts,
+    cap: &Cap,
+    reserved: &Reserved,
+    at: Timestamp,
+    offset: UtcOffset,
+) -> Option<PicoSum> {
+    if cap.window == Window::Request {
+        // The cap is on the whole hold, of which so much is there already.
+        return cap.cap.map(|cap_on| PicoSum(cap_on.0 - i128::from(reserved.hold.of(cap.basis).0)));
+    }
+    let then = if cap.window.is_rolling() { at } else { reserved.at };
+    accounts.left(cap, then, offset)
+}
+
 /// When a window begins anew, or a rolling one has room again.
 fn resets_at(accounts: &ScopeAccounts, window: Window, at: Timestamp, zone: &Zone) -> Option<Timestamp> {
     window.resets_at(at, zone).or_else(|| accounts.next_leaves_at(window, at, zone.offset(at)))
@@ -442,15 +459,33 @@ impl Ledger {
             return Err(Rejected::HoldShrinks(extended.id));
         }
         let added = extended.hold.beyond(reserved.hold);
+        if added == Amounts::ZERO {
+            // A cap that was lowered since takes nothing from work under way.
+            return Ok(());
+        }
         let places = self.places(&reserved.spender, reserved.offset);
-        self.check_caps(&places, extended.at, added, zone, |accounts, cap, offset| {
-            if cap.window == Window::Request {
-                // The cap is on the whole hold, of which so much is there already.
-                return cap.cap.map(|cap_on| PicoSum(cap_on.0 - i128::from(reserved.hold.of(cap.basis).0)));
-            }
-            let then = if cap.window.is_rolling() { extended.at } else { reserved.at };
-            accounts.left(cap, then, offset)
+        let at = extended.at;
+        self.check_caps(&places, at, added, zone, |accounts, cap, offset| {
+            left_to_grow(accounts, cap, reserved, at, offset)
         })
+    }
+
+    /// What the whole hold of an open reservation may grow to, in each column; never less than it is. `None` where no cap
+    /// counts that column.
+    pub(crate) fn room_of(&self, id: RequestId, at: Timestamp) -> Result<[Option<PicoSum>; 2], Rejected> {
+        let Open { reserved, .. } = self.open.get(&id).ok_or(Rejected::NotOpen(id))?;
+        let places = self.places(&reserved.spender, reserved.offset);
+        let mut least = [None; 2];
+        for place in &places.0 {
+            let accounts = self.accounts_of(place);
+            for cap in self.caps_of(place) {
+                let Some(left) = left_to_grow(accounts, cap, reserved, at, place.offset) else { continue };
+                let whole = PicoSum(i128::from(reserved.hold.of(cap.basis).0).saturating_add(left.0.max(0)));
+                let column = &mut least[cap.basis as usize];
+                *column = Some(column.map_or(whole, |least: PicoSum| least.min(whole)));
+            }
+        }
+        Ok(least)
     }
 
     /// More than before is counted only where the caps of now leave room; the books put the rest on the platform.

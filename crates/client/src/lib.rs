@@ -26,7 +26,7 @@ pub use key::{CreatedKey, Key, KeyScope, NewKey};
 pub use ledger::LedgerState;
 pub use plan::{Plan, PlanSettings, TightBudget};
 pub use price::PriceBookInfo;
-pub use route::{ProviderInfo, RouteInfo};
+pub use route::{FallbackInfo, ProviderInfo, RouteInfo};
 pub use tenant::{NewProject, NewTenant, Project, Tenant};
 pub use usage::{
     Confidence, Receipt, SummaryBy, SummaryQuery, UsageEvent, UsagePage, UsageQuery, UsageState, UsageSummary,

@@ -2,13 +2,15 @@
 //! other and decides nothing itself.
 //!
 //! - [`http`]: the wire: routes, headers, bodies, and the one file that turns a refusal into an answer.
-//! - [`pipeline`]: **the** request, one function from top to bottom; [`stream`]: its way back when it is a stream.
+//! - [`pipeline`]: **the** request, one function from top to bottom; `attempts`: who is asked, and who next; [`stream`]: its
+//!   way back when it is a stream.
 //! - [`admin`]: the control plane, `/admin/v1`.
 //! - [`app`]: what every request can reach; [`serve`]: workers, signals, an orderly end.
 //! - [`config`], [`command`], [`log`], [`metrics`], [`questions`].
 
 pub mod admin;
 pub mod app;
+mod attempts;
 pub mod command;
 pub mod config;
 pub mod http;

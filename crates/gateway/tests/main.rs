@@ -5,6 +5,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "tests make the files they hand over, and fill a disk on purpose")]
 
+mod fallbacks;
 mod faults;
 mod money;
 mod process;

@@ -12,6 +12,7 @@ mod budget;
 mod error;
 mod key;
 mod ledger;
+mod limit;
 mod plan;
 mod price;
 mod route;
@@ -20,10 +21,11 @@ mod usage;
 
 #[cfg(feature = "http")]
 pub use admin::{AdminClient, ClientError};
-pub use budget::{Basis, Budget, BudgetScope, BudgetSelector, BudgetSetting, Whose, Window};
+pub use budget::{Basis, Budget, BudgetAlert, BudgetScope, BudgetSelector, BudgetSetting, Whose, Window};
 pub use error::{ErrorBody, ErrorDetail};
 pub use key::{CreatedKey, Key, KeyScope, NewKey};
 pub use ledger::LedgerState;
+pub use limit::{Limit, LimitSetting};
 pub use plan::{Plan, PlanSettings, TightBudget};
 pub use price::PriceBookInfo;
 pub use route::{FallbackInfo, ProviderInfo, RouteInfo};

@@ -6,9 +6,10 @@
 //!   way back when it is a stream.
 //! - [`admin`]: the control plane, `/admin/v1`.
 //! - [`app`]: what every request can reach; [`serve`]: workers, signals, an orderly end.
-//! - [`config`], [`command`], [`log`], [`metrics`], [`questions`].
+//! - [`alerts`], [`config`], [`command`], [`log`], [`metrics`], [`questions`].
 
 pub mod admin;
+pub mod alerts;
 pub mod app;
 mod attempts;
 pub mod command;

@@ -7,6 +7,7 @@
 
 mod fallbacks;
 mod faults;
+mod limits;
 mod money;
 mod process;
 mod program;

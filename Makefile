@@ -1,6 +1,6 @@
 # The golden path; each line calls a script or cargo, and those say what they do. SHORT=1 and SEED=n reach the long measurements.
 
-.PHONY: help bootstrap up smoke down test fmt lint bench storm prove fuzz failpoints
+.PHONY: help bootstrap up smoke down test fmt lint bench storm scale prove fuzz failpoints mutants
 
 help: ## What there is
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
@@ -32,6 +32,9 @@ bench: ## Beside nginx and direct, in one run
 storm: ## Thousands of requests, kill -9, one cap: never over
 	@scripts/measure storm
 
+scale: ## A hundred thousand tenants and ten million events beside ten tenants
+	@scripts/scale
+
 prove: ## Models of the money protocol, to their last state; their broken variants must fail
 	@scripts/prove
 
@@ -40,3 +43,5 @@ fuzz: ## Every parser of outside input, fed what nobody should send
 
 failpoints: ## The store fails, and is killed, at every point between two writes
 	@scripts/failpoints
+mutants: ## Break the ledger, one line at a time, and see that its tests notice
+	@scripts/mutants

@@ -39,6 +39,7 @@ class Tenant:
         self.key = admin("POST", "keys", {"tenant": self.id, **limits})["key"]
 
     def budget(self):
-        """Picodollars of the tenant's one budget, by name."""
+        """Picodollars of the tenant's one budget, by name: the amounts, not the list of alerts."""
         (budget,) = admin("GET", f"budgets?tenant={self.id}")["data"]
-        return {name: int(value) for name, value in budget.items() if name.endswith("_picousd")}
+        amounts = [item for item in budget.items() if item[0].endswith("_picousd") and isinstance(item[1], str)]
+        return {name: int(value) for name, value in amounts}

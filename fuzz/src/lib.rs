@@ -13,6 +13,7 @@ pub mod ids_and_money;
 pub mod journal_frame;
 pub mod price_book;
 pub mod provider_usage;
+pub mod receipt;
 pub mod snapshot;
 pub mod sse;
 
@@ -29,7 +30,7 @@ pub struct Target {
 }
 
 /// All of them, by the names of the binaries.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 12] = [
     ids_and_money::TARGET,
     price_book::TARGET,
     chat_request::CHAT,
@@ -41,6 +42,7 @@ pub const TARGETS: [Target; 11] = [
     snapshot::TARGET,
     admin_body::TARGET,
     headers::TARGET,
+    receipt::TARGET,
 ];
 
 /// A second reading of a JSON object. `None` if it holds a number that no float can: such a one passes through us as it

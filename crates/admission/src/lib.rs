@@ -14,8 +14,9 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use ring::hmac;
 use tollgate_ledger::books::{Headroom, ReserveError};
-use tollgate_ledger::{Amounts, Books, Draft, Idempotency, Log, Rejected};
+use tollgate_ledger::{Amounts, Books, Claim, Draft, Log, Rejected};
 use tollgate_types::directory::{Directory, Sealed, TightBudget};
+use tollgate_types::refusal::{IdempotencyConflict, IdempotencyConflictKind};
 use tollgate_types::{Call, Clock, EndUserId, PicoSum, PicoUsd, Refusal, RequestId, Surface, Timestamp};
 
 pub use crate::index::{Index, Principal};
@@ -58,7 +59,7 @@ pub struct Identity {
     pub id: RequestId,
     /// Whom of its own users the tenant sends it for.
     pub end_user: Option<EndUserId>,
-    pub idempotency: Option<Idempotency>,
+    pub idempotency: Option<Claim>,
     pub attribution: Option<Sealed>,
 }
 
@@ -149,7 +150,7 @@ impl Admission {
             model: Arc::clone(&target.model),
             stream: call.stream,
             price_version: Arc::clone(&pricing.version),
-            idempotency: identity.idempotency,
+            idempotency: identity.idempotency.map(|claim| claim.idempotency),
             attribution: identity.attribution.clone(),
         };
         let mut hold = Hold { call, pricing: &pricing, wanted, input_bytes: call.input_bytes };
@@ -157,15 +158,16 @@ impl Admission {
         hold.of(wanted).ok_or_else(|| Refusal::invalid("the request asks for more tokens than can be priced"))?;
         let clamp = principal.plan.tight_budget == TightBudget::Clamp;
         entry.reserve_tokens(hold.tokens(wanted), self.clock.steady())?;
+        let searched = identity.idempotency.and_then(|claim| claim.searched);
         let mut tight = false;
-        let mut reserved = books.reserve(draft(), |headroom| {
+        let mut reserved = books.reserve_searched(draft(), searched, |headroom| {
             tight = hold.is_tight(headroom);
             // Before an answer is shortened, the input is looked at more closely.
             hold.within(headroom, clamp && !tight)
         });
         if tight && matches!(reserved, Err(ReserveError::Rejected(Rejected::BudgetExceeded(_)))) {
             hold.input_bytes = tighten().map_or(hold.input_bytes, |bound| bound.min(hold.input_bytes));
-            reserved = books.reserve(draft(), |headroom| hold.within(headroom, clamp));
+            reserved = books.reserve_searched(draft(), searched, |headroom| hold.within(headroom, clamp));
         }
         let granted = reserved.as_ref().map_or(0, |(_, output_tokens)| hold.tokens(*output_tokens));
         entry.settle(granted, self.clock.steady());
@@ -278,6 +280,14 @@ fn wanted_output(call: &Call<'_>, target: &Target) -> u64 {
 fn refusal_of(error: ReserveError) -> Refusal {
     match error {
         ReserveError::Rejected(Rejected::BudgetExceeded(exceeded)) => Refusal::BudgetExceeded(exceeded),
+        ReserveError::Rejected(Rejected::KeyInUse { first, same_body, open }) => {
+            let why = match (same_body, open) {
+                (false, _) => IdempotencyConflictKind::OtherBody,
+                (true, true) => IdempotencyConflictKind::InDoubt,
+                (true, false) => IdempotencyConflictKind::AnswerGone,
+            };
+            Refusal::IdempotencyConflict(IdempotencyConflict { first, why })
+        }
         // Request ids are fresh and time is the books' own: what remains are faults of ours, and they fail closed.
         ReserveError::Rejected(_) | ReserveError::Unavailable(_) => Refusal::LedgerUnavailable,
     }
@@ -297,6 +307,15 @@ const BYTES_PER_TOKEN_HOPED: u64 = 8;
 /// Bytes to a token by which limits estimate the input of a request under way. A limit is not money: it is put right when
 /// the usage is known, and one that counted bytes as tokens would refuse prompts that are well within it.
 const BYTES_PER_TOKEN_ESTIMATED: u64 = 4;
+
+// === impl Entered ===
+
+impl Entered {
+    /// What is left of the limits now.
+    pub fn rate(&self, now: Timestamp) -> RateState {
+        self.entry.rate(now)
+    }
+}
 
 // === impl Hold ===
 

@@ -17,8 +17,8 @@ use serde::de::DeserializeOwned;
 
 use crate::{
     Budget, BudgetAlert, BudgetSelector, BudgetSetting, CreatedKey, ErrorBody, Key, LedgerState, Limit, LimitSetting,
-    List, NewKey, NewProject, NewTenant, Plan, PlanSettings, PriceBookInfo, Project, ProviderInfo, Receipt, RouteInfo,
-    SummaryBy, SummaryQuery, Tenant, UsagePage, UsageQuery, UsageState, UsageSummary, Whose,
+    List, NewKey, NewProject, NewTenant, Plan, PlanSettings, PriceBookInfo, Project, ProviderInfo, Receipt, ReceiptKeys,
+    RouteInfo,    SummaryBy, SummaryQuery, Tenant, UsagePage, UsageQuery, UsageState, UsageSummary, Whose,
 };
 
 /// A connection to one gateway's control plane. Cheap to clone; clones share their connections.
@@ -178,6 +178,16 @@ impl AdminClient {
 
     pub async fn receipt(&self, request_id: &str) -> Result<Receipt, ClientError> {
         self.get(&format!("/receipts/{}", encode(request_id))).await
+    }
+
+    /// The public keys that receipts are signed with; the first signs now.
+    pub async fn receipt_keys(&self) -> Result<ReceiptKeys, ClientError> {
+        self.get("/receipts/keys").await
+    }
+
+    /// Has a new key sign receipts from now on. The ones before it stay published.
+    pub async fn rotate_receipt_key(&self) -> Result<ReceiptKeys, ClientError> {
+        self.call(Method::POST, "/receipts/keys", None).await
     }
 
     pub async fn ledger(&self) -> Result<LedgerState, ClientError> {

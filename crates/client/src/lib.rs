@@ -15,6 +15,7 @@ mod ledger;
 mod limit;
 mod plan;
 mod price;
+mod receipt;
 mod route;
 mod tenant;
 mod usage;
@@ -28,11 +29,13 @@ pub use ledger::LedgerState;
 pub use limit::{Limit, LimitSetting};
 pub use plan::{Plan, PlanSettings, TightBudget};
 pub use price::PriceBookInfo;
+pub use receipt::{
+    Receipt, ReceiptAdjustment, ReceiptAmounts, ReceiptHold, ReceiptIdempotency, ReceiptKey, ReceiptKeys,
+    ReceiptPrices, ReceiptStanding, ReceiptStatement, ReceiptTokens,
+};
 pub use route::{FallbackInfo, ProviderInfo, RouteInfo};
 pub use tenant::{NewProject, NewTenant, Project, Tenant};
-pub use usage::{
-    Confidence, Receipt, SummaryBy, SummaryQuery, UsageEvent, UsagePage, UsageQuery, UsageState, UsageSummary,
-};
+pub use usage::{Confidence, SummaryBy, SummaryQuery, UsageEvent, UsagePage, UsageQuery, UsageState, UsageSummary};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;

@@ -50,13 +50,27 @@ fn what_is_not_given_is_not_sent() {
 
 #[test]
 fn a_receipt_is_its_event_and_the_money_in_dollars() {
-    let receipt = Receipt { event: event(), cost_usd: "0.000012345".into(), charge_usd: "0.000014814".into() };
+    let receipt = Receipt {
+        event: event(),
+        cost_usd: "0.000012345".into(),
+        charge_usd: "0.000014814".into(),
+        statement: json!({ "format": "tollgate-receipt/1", "a field of tomorrow": [1] }),
+        jws: "a.b.c".into(),
+    };
     let wire = serde_json::to_value(&receipt).expect("JSON");
     assert_eq!(wire["request_id"], "req_00000000000000000000000000000001");
     assert_eq!(wire["state"], "posted");
     assert_eq!(wire["cost_picousd"], "12345000");
     assert_eq!(wire["cost_usd"], "0.000012345");
     assert_eq!(serde_json::from_value::<Receipt>(wire).expect("it reads back"), receipt);
+}
+
+#[test]
+fn a_count_that_not_every_reader_can_hold_is_written_as_text() {
+    let tokens = ReceiptTokens { input: (1 << 53) - 1, output: 1 << 53, ..ReceiptTokens::default() };
+    let wire = serde_json::to_value(tokens).expect("JSON");
+    assert_eq!((&wire["input"], &wire["output"]), (&json!(9_007_199_254_740_991_u64), &json!("9007199254740992")));
+    assert_eq!(serde_json::from_value::<ReceiptTokens>(wire).expect("it reads back"), tokens);
 }
 
 fn key_on_the_wire() -> serde_json::Value {

@@ -1,4 +1,4 @@
-//! Measured work: one event a request, sums over them, and the proof that is handed to the caller.
+//! Measured work: one event a request, and sums over them.
 
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -181,17 +181,6 @@ pub enum SummaryBy {
     Model,
     /// The day, in UTC, on which the request began.
     Day,
-}
-
-/// The proof of a request, for who made it: its usage event, and the same money in dollars.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Receipt {
-    #[serde(flatten)]
-    pub event: UsageEvent,
-    #[schema(example = "0.000012345")]
-    pub cost_usd: String,
-    #[schema(example = "0.000014814")]
-    pub charge_usd: String,
 }
 
 // === impl UsageState ===

@@ -14,7 +14,7 @@ mod plans;
 mod prices;
 mod projects;
 mod providers;
-pub mod receipts;
+mod receipts;
 mod refused;
 mod routes;
 mod tenants;
@@ -64,6 +64,7 @@ fn router() -> Router<Arc<App>> {
         .route("/admin/v1/limits", get(limits::list).put(limits::set).delete(limits::remove))
         .route("/admin/v1/usage", get(usage::list))
         .route("/admin/v1/usage/summary", get(usage::summary))
+        .route("/admin/v1/receipts/keys", get(receipts::keys).post(receipts::rotate_key))
         .route("/admin/v1/receipts/{request_id}", get(receipts::show))
         .route("/admin/v1/ledger", get(ledger::show))
         .route("/admin/v1/routes", get(routes::list))
@@ -149,7 +150,7 @@ pub fn openapi_json() -> String {
         limits::list, limits::set, limits::remove,
         prices::list, prices::push,
         usage::list, usage::summary,
-        receipts::show,
+        receipts::show, receipts::keys, receipts::rotate_key,
         ledger::show,
         routes::list,
         providers::list,

@@ -16,13 +16,14 @@ use tollgate_store::projector::Projector;
 use tollgate_store::store::Layout;
 use tollgate_store::vault::MasterKey;
 use tollgate_store::view::{Reader, ViewError};
-use tollgate_store::{Store, StoreError, StoreOptions, Vault};
+use tollgate_store::{Answers, Store, StoreError, StoreOptions, Vault};
 use tollgate_types::directory::{Change, Plan};
 use tollgate_types::{Clock, Refusal, RequestId, Timestamp};
 
 use crate::alerts::Alerts;
 use crate::config::{self, Config, Route, Routing};
 use crate::metrics::Metrics;
+use crate::twins::Twins;
 
 /// Shared by all workers.
 #[derive(Debug)]
@@ -31,12 +32,16 @@ pub struct App {
     pub journal: Journal,
     pub vault: Arc<Vault>,
     pub projector: Projector,
+    pub answers: Answers,
+    pub twins: Arc<Twins>,
     pub admission: Admission,
     pub metrics: Metrics,
     pub alerts: Alerts,
     pub server: config::Server,
     pub admin_key: tollgate_serving::Secret,
     pub request_ids: RequestIds,
+    /// Who signs receipts, by name.
+    pub issuer: Arc<str>,
     /// The store's folder.
     pub dir: PathBuf,
     routing: ArcSwap<Routing>,
@@ -92,12 +97,15 @@ impl App {
             journal: store.journal.clone(),
             vault: Arc::clone(&store.vault),
             projector: store.projector.clone(),
+            answers: store.answers.clone(),
+            twins: Arc::default(),
             admission,
             metrics: Metrics::new(config.server.metric_tenants_max),
             alerts: Alerts::default(),
             server: config.server.clone(),
             admin_key: config.admin_key.clone(),
             request_ids: RequestIds::new()?,
+            issuer: Arc::clone(&config.issuer),
             dir: store.dir.clone(),
             routing: ArcSwap::from_pointee(config.routing.clone()),
             draining: AtomicBool::new(false),
@@ -143,6 +151,11 @@ impl App {
         if !self.projector.catch_up(self.journal.durable_sequence(), patience) {
             tracing::warn!(trouble = ?self.projector.trouble(), "the view lags; answering with what it has");
         }
+        self.ask_view_as_it_is(question)
+    }
+
+    /// Asks the view with what it has. Blocks, too.
+    pub fn ask_view_as_it_is<T>(&self, question: impl FnOnce(&Reader) -> Result<T, ViewError>) -> Result<T, ViewError> {
         question(&Reader::open(&Layout::of(&self.dir).view)?)
     }
 

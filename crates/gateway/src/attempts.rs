@@ -42,7 +42,7 @@ const ERROR_CHARS_MAX: usize = 2_000;
 
 /// What is asked.
 #[derive(Clone, Copy, Debug)]
-pub struct Asked<'a> {
+pub struct Question<'a> {
     pub wire: &'a WireRequest<'a>,
     pub body: &'a Bytes,
 }
@@ -78,7 +78,7 @@ enum Again {
 /// How far the attempts have got.
 struct Round<'a> {
     route: &'a Route,
-    asked: Asked<'a>,
+    question: Question<'a>,
     fallbacks: std::slice::Iter<'a, Arc<Route>>,
     attempts: u32,
     /// Of the one that is asked now.
@@ -87,9 +87,9 @@ struct Round<'a> {
 }
 
 /// Asks until somebody answers. Whatever else happens, everything is settled and counted.
-pub async fn answered(mut under_way: Underway, mut permit: AppPermit, asked: Asked<'_>) -> Result<Answered, Refusal> {
+pub async fn answered(mut under_way: Underway, mut permit: AppPermit, question: Question<'_>) -> Result<Answered, Refusal> {
     let route = Arc::clone(&under_way.route);
-    let mut round = Round::new(&route, asked);
+    let mut round = Round::new(&route, question);
     let mut first = None;
     loop {
         go_out(&mut under_way, &mut permit).await?;
@@ -142,10 +142,10 @@ fn come_back(under_way: &mut Underway, permit: &mut AppPermit) {
 // === impl Round ===
 
 impl<'a> Round<'a> {
-    fn new(route: &'a Route, asked: Asked<'a>) -> Self {
+    fn new(route: &'a Route, question: Question<'a>) -> Self {
         Self {
             route,
-            asked,
+            question,
             fallbacks: route.fallbacks.iter(),
             attempts: 0,
             retries_left: route.retries,
@@ -156,7 +156,7 @@ impl<'a> Round<'a> {
     /// The request as this provider is to have it: its name for the model, its name for the bound on output.
     async fn send(&mut self, under_way: &Underway, permit: &AppPermit) -> Result<Answer, SendError> {
         self.attempts += 1;
-        let Asked { wire, body } = self.asked;
+        let Question { wire, body } = self.question;
         let (surface, route) = (wire.call.surface, &*under_way.route);
         let endpoint = match surface {
             Surface::Chat => Endpoint::Chat,
@@ -214,8 +214,8 @@ impl<'a> Round<'a> {
     ) -> Result<bool, Refusal> {
         let (id, tenant, target) = (under_way.id, &under_way.principal.tenant, &fallback.target);
         let (provider, model) = (&target.provider, &target.model);
-        let call = &self.asked.wire.call;
-        let tighten = || tokens_of(fallback, self.asked.body, call.input_bytes);
+        let call = &self.question.wire.call;
+        let tighten = || tokens_of(fallback, self.question.body, call.input_bytes);
         match under_way.app.admission.hand_over(permit, call, target, tighten) {
             Ok(()) => tracing::info!(%id, %tenant, %provider, %model, "handed over to a fallback"),
             Err(Refusal::LedgerUnavailable) => return Err(Refusal::LedgerUnavailable),

@@ -30,6 +30,7 @@ pub struct RawConfig {
     pub store: RawStore,
     pub secrets: RawSecrets,
     pub prices: RawPrices,
+    pub receipts: RawReceipts,
     pub log: RawLog,
     /// The providers, by a name of your choice: `[providers.openai]`.
     pub providers: BTreeMap<String, RawProvider>,
@@ -104,6 +105,14 @@ pub struct RawSecrets {
 pub struct RawPrices {
     /// Price books (files) that add to, and where they overlap override, the shipped one.
     pub books: Vec<PathBuf>,
+}
+
+/// The signed proof of each request.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawReceipts {
+    /// Who states what is on a receipt: a name or an address that your tenants know you by.
+    pub issuer: String,
 }
 
 /// What is logged, to standard error. Prompts, keys and secrets never are.
@@ -191,6 +200,8 @@ pub struct Config {
     pub master_key: Secret,
     pub admin_key: Secret,
     pub price_books: Vec<PathBuf>,
+    /// Who signs receipts, by name.
+    pub issuer: Arc<str>,
     pub log: RawLog,
     pub routing: Routing,
 }
@@ -249,6 +260,8 @@ pub struct ConfigError(pub Vec<String>);
 /// Fallbacks of one route, and retries of each of its candidates.
 const FALLBACKS_MAX: usize = 4;
 const RETRIES_MAX: u32 = 3;
+/// Longest name of who signs receipts.
+const ISSUER_CHARS_MAX: usize = 200;
 /// Admin keys shorter than this, and these, are no secrets.
 const ADMIN_KEY_CHARS_MIN: usize = 16;
 const PUBLISHED_KEYS: [&str; 6] = ["changeme", "admin", "password", "secret", "tollgate", "demo"];
@@ -286,6 +299,12 @@ impl Default for RawStore {
 impl Default for RawSecrets {
     fn default() -> Self {
         Self { master_key: "env:TOLLGATE_MASTER_KEY".to_owned(), admin_key: "env:TOLLGATE_ADMIN_KEY".to_owned() }
+    }
+}
+
+impl Default for RawReceipts {
+    fn default() -> Self {
+        Self { issuer: "tollgate".to_owned() }
     }
 }
 
@@ -340,12 +359,13 @@ impl Config {
         let master_key = check.secret("secrets.master_key", &raw.secrets.master_key);
         let admin_key = check.secret("secrets.admin_key", &raw.secrets.admin_key);
         check.not_published(&admin_key, server.listen);
+        let issuer = check.issuer(&raw.receipts);
         let routing = check.routing(raw);
         if !check.problems.is_empty() {
             return Err(ConfigError(check.problems));
         }
         let (price_books, log) = (raw.prices.books.clone(), raw.log.clone());
-        Ok(Self { server, store, master_key, admin_key, price_books, log, routing })
+        Ok(Self { server, store, master_key, admin_key, price_books, issuer, log, routing })
     }
 }
 
@@ -461,6 +481,14 @@ impl Check<'_> {
             gather: Duration::from_micros(raw.gather_us.min(100_000)),
             indeterminate_age: Duration::from_secs(raw.indeterminate_hours.saturating_mul(3600)),
         }
+    }
+
+    fn issuer(&mut self, raw: &RawReceipts) -> Arc<str> {
+        let length = raw.issuer.chars().count();
+        if !(1..=ISSUER_CHARS_MAX).contains(&length) || raw.issuer.chars().any(char::is_control) {
+            self.problem(format!("receipts.issuer: give a name of 1 to {ISSUER_CHARS_MAX} characters, on one line"));
+        }
+        raw.issuer.as_str().into()
     }
 
     fn routing(&mut self, raw: &RawConfig) -> Routing {
@@ -674,6 +702,8 @@ mod tests {
         assert!(problem("[secrets]\nadmin_key = \"plain-text-secret\"").contains("must be a reference"));
         assert!(problem("[secrets]\nadmin_key = \"env:NOT_SET\"").contains("NOT_SET is not set"));
         assert!(problem("[store]\nsegment_bytes = 10").contains("store.segment_bytes"));
+        assert!(problem("[receipts]\nissuer = \"\"").contains("receipts.issuer"));
+        assert!(problem("[receipts]\nissuer = \"a\\nb\"").contains("receipts.issuer"));
     }
 
     #[test]

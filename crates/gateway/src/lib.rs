@@ -4,6 +4,8 @@
 //! - [`http`]: the wire: routes, headers, bodies, and the one file that turns a refusal into an answer.
 //! - [`pipeline`]: **the** request, one function from top to bottom; `attempts`: who is asked, and who next; [`stream`]: its
 //!   way back when it is a stream.
+//! - [`receipt`]: requests stated, signed, and verified.
+//! - [`idempotent`]: requests that may be repeated and are charged once; [`twins`]: those of them that are under way.
 //! - [`admin`]: the control plane, `/admin/v1`.
 //! - [`app`]: what every request can reach; [`serve`]: workers, signals, an orderly end.
 //! - [`alerts`], [`config`], [`command`], [`log`], [`metrics`], [`questions`].
@@ -15,9 +17,12 @@ mod attempts;
 pub mod command;
 pub mod config;
 pub mod http;
+pub mod idempotent;
 pub mod log;
 pub mod metrics;
 pub mod pipeline;
 pub mod questions;
+pub mod receipt;
 pub mod serve;
 pub mod stream;
+pub mod twins;

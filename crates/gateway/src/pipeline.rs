@@ -3,7 +3,7 @@
 //! authenticate → enter (scopes, limits) → read → admit (price, reserve) → durable → send → answer → settle → durable → reply.
 //! From durable to answer it may go round more than once, see `attempts.rs`.
 //!
-//! If any of it is dropped in between (the caller left, a panic, the end of the drain), the permit settles itself.
+//! A request that may be repeated takes its way through [`idempotent`]. If any of it is dropped in between (the caller left, a panic, the end of the drain), the permit settles itself.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,8 +14,8 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use tollgate_admission::{Identity, Permit, Principal, Settled, Target};
-use tollgate_ledger::Amounts;
+use tollgate_admission::{Entered, Identity, Permit, Principal, Settled, Target};
+use tollgate_ledger::{Amounts, Claim};
 use tollgate_serving::answer;
 use tollgate_serving::backend::Answer;
 use tollgate_serving::meter::Granted;
@@ -27,11 +27,12 @@ use tollgate_types::usage::Outcome;
 use tollgate_types::{Call, EndUserId, PicoSum, Refusal, RequestId, Spender, Surface};
 
 use crate::app::App;
-use crate::attempts::{self, Answered, Asked};
+use crate::attempts::{self, Answered, Question};
 use crate::config::Route;
 use crate::http::body::{self, Body};
 use crate::http::wire;
 use crate::http::{headers, routes};
+use crate::idempotent;
 use crate::metrics::Series;
 use crate::stream::StreamBody;
 
@@ -57,6 +58,21 @@ pub struct Underway {
     counted: AtomicBool,
 }
 
+/// A request that was let in and read, before it is judged.
+#[derive(Debug)]
+pub struct Asked {
+    pub app: Arc<App>,
+    pub surface: Surface,
+    pub id: RequestId,
+    pub principal: Arc<Principal>,
+    pub entered: Entered,
+    /// Whom of its own users the tenant sends it for.
+    pub end_user: Option<EndUserId>,
+    pub head: HeaderMap,
+    pub body: Bytes,
+    pub since: Stopwatch,
+}
+
 /// Longest body whose tokens are counted, in bytes: 30 ms of a worker at the very worst, a few for real text.
 const TOKENISED_BYTES_MAX: usize = 128 * 1024;
 
@@ -76,18 +92,34 @@ pub async fn serve(
     check_project(&principal, &head.headers)?;
     let end_user = end_user(app, &principal, &head.headers)?;
     let entered = app.admission.enter(&principal, surface, end_user)?;
+    let key = headers::idempotency_key(&head.headers)?;
 
-    // What is asked.
+    // What is asked, and whether it was asked before.
     let body = body::read(incoming, app.server.body_bytes_max, app.server.body_timeout).await?;
+    let idempotency = idempotent::named(app, &principal, surface, key, &body)?;
+    let app = Arc::clone(app);
+    let asked = Asked { app, surface, id, principal, entered, end_user, head: head.headers, body, since };
+    match idempotency {
+        Some(idempotency) => idempotent::serve(asked, idempotency).await,
+        None => fulfil(asked, None).await,
+    }
+}
+
+/// Judges a request, has it worked on, and answers it. `claim` is the idempotency key that it takes for itself.
+pub async fn fulfil(asked: Asked, claim: Option<Claim>) -> Result<Response<Body>, Refusal> {
+    let Asked { app, surface, id, principal, entered, end_user, head, body, since } = asked;
+    let app = &app;
+
+    // What is asked for.
     let wire = match surface {
         Surface::Chat => wire::read_chat(&body)?,
         Surface::Embeddings => wire::read_embeddings(&body)?,
     };
     let route = app.route(&wire.call.route)?;
-    let attribution = seal_attribution(app, &principal, &head.headers)?;
+    let attribution = seal_attribution(app, &principal, &head)?;
 
     // Whether it may be, and the money for it.
-    let identity = Identity { id, end_user, idempotency: None, attribution };
+    let identity = Identity { id, end_user, idempotency: claim, attribution };
     let tighten = || tokens_of(&route, &body, wire.call.input_bytes);
     let permit = app.admission.admit(
         &app.books,
@@ -103,8 +135,8 @@ pub async fn serve(
     let under_way = Underway::new(app, id, principal, spender, route, series, since);
 
     // The work itself, by whoever of the route's does it: held durably before it goes out, each time.
-    let asked = Asked { wire: &wire, body: &body };
-    let Answered { mut under_way, permit, answer } = attempts::answered(under_way, permit, asked).await?;
+    let question = Question { wire: &wire, body: &body };
+    let Answered { mut under_way, permit, answer } = attempts::answered(under_way, permit, question).await?;
     if wire.call.stream && is_event_stream(&answer.headers) {
         return Ok(stream(under_way, permit, answer, &wire.call));
     }

@@ -1,19 +1,21 @@
-//! What a caller may ask without spending: the models there are, and the receipt of a request of its own.
+//! What a caller may ask without spending: the models there are, and the receipt of a request of its own; and what
+//! anybody may: the keys that receipts are signed with.
 
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Response};
 use serde_json::{Value, json};
 use tollgate_admission::Principal;
-use tollgate_store::view::UsageEvent;
+use tollgate_store::view::{Reader, UsageEvent, ViewError};
 use tollgate_types::{Refusal, RequestId};
 
-use crate::admin::receipts;
 use crate::app::App;
 use crate::http::body::Body;
 use crate::http::{headers, routes};
+use crate::receipt::{self, Told};
 
 /// How long a receipt may wait for the view to hold its request.
 const VIEW_PATIENCE: Duration = Duration::from_secs(5);
@@ -70,18 +72,33 @@ pub async fn receipt(
 ) -> Result<Response<Body>, Refusal> {
     let principal = authenticate(app, tenant, headers)?;
     let id: RequestId = id.parse().map_err(|_| Refusal::NotFound)?;
-    let event = event(app, id).await?.filter(|event| event.reserved.spender.tenant == principal.tenant);
-    let event = event.ok_or(Refusal::NotFound)?;
-    let receipt = serde_json::to_vec(&receipts::receipt(&event)).expect("a receipt is plain data");
+    let told = ask_view(app, move |view| Told::of(view, id)).await?;
+    let told = told.filter(|told| told.event.reserved.spender.tenant == principal.tenant).ok_or(Refusal::NotFound)?;
+    let receipt = serde_json::to_vec(&receipt::issue(app, &told)).expect("a receipt is plain data");
     Ok(routes::json(receipt.into()))
+}
+
+/// `GET /v1/receipts/keys`: what verifies receipts. It is no secret, and no tenant's.
+pub fn receipt_keys(app: &App) -> Response<Body> {
+    let keys = serde_json::to_vec(&receipt::keys(app)).expect("public keys are plain data");
+    let mut response = routes::json(keys.into());
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/jwk-set+json"));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=300"));
+    response
 }
 
 /// The usage event of a request, once the view has caught up with what is durable now.
 pub async fn event(app: &Arc<App>, id: RequestId) -> Result<Option<UsageEvent>, Refusal> {
+    ask_view(app, move |view| view.event(id)).await
+}
+
+async fn ask_view<T: Send + 'static>(
+    app: &Arc<App>,
+    question: impl FnOnce(&Reader) -> Result<T, ViewError> + Send + 'static,
+) -> Result<T, Refusal> {
     let asked = Arc::clone(app);
-    let looked_up = tokio::task::spawn_blocking(move || asked.ask_view(VIEW_PATIENCE, |view| view.event(id)));
-    match looked_up.await {
-        Ok(Ok(event)) => Ok(event),
+    match tokio::task::spawn_blocking(move || asked.ask_view(VIEW_PATIENCE, question)).await {
+        Ok(Ok(answer)) => Ok(answer),
         Ok(Err(error)) => {
             tracing::error!(%error, "the view cannot be read");
             Err(Refusal::LedgerUnavailable)

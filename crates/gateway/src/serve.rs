@@ -221,7 +221,12 @@ impl Worker {
             }
         }
         drop(listener);
-        let drained = tokio::time::timeout(self.app.server.drain, graceful.shutdown()).await;
+        let ends = async {
+            graceful.shutdown().await;
+            // Requests that may be repeated go on without their callers.
+            self.app.twins.none_under_way().await;
+        };
+        let drained = tokio::time::timeout(self.app.server.drain, ends).await;
         if drained.is_err() {
             tracing::warn!("requests were still under way at the end of the drain: cut off, and posted at their holds");
         }

@@ -38,6 +38,8 @@ pub struct StreamBody {
     last_piece: Stopwatch,
     alarm: Pin<Box<Sleep>>,
     first_piece_seen: bool,
+    /// What was posted, of a stream that ended well.
+    charged: Option<Amounts>,
 }
 
 enum State {
@@ -76,7 +78,13 @@ impl StreamBody {
             alarm: Box::pin(tokio::time::sleep(timeouts.idle.min(left))),
             total_left: left,
             first_piece_seen: false,
+            charged: None,
         }
+    }
+
+    /// What the stream came to, once it has ended well.
+    pub fn charged(&self) -> Option<Amounts> {
+        self.charged.filter(|_| self.has_ended())
     }
 
     pub fn has_ended(&self) -> bool {
@@ -99,7 +107,10 @@ impl StreamBody {
                     if let Some(waiting) = durable {
                         match Pin::new(waiting).poll(context) {
                             Poll::Ready(Ok(())) => {}
-                            Poll::Ready(Err(_)) => last = error_event(&Refusal::LedgerUnavailable),
+                            Poll::Ready(Err(_)) => {
+                                self.charged = None;
+                                last = error_event(&Refusal::LedgerUnavailable);
+                            }
                             Poll::Pending => {
                                 self.keep(last);
                                 self.drain_upstream(context);
@@ -220,6 +231,7 @@ impl StreamBody {
         self.under_way.check_overrun(&settled);
         let Settled { amounts, position, .. } = settled;
         self.under_way.finished(outcome, Some(amounts), usage);
+        self.charged = matches!(end, End::Done | End::Cut).then_some(amounts);
         let last = match end {
             End::Done => self.end_mark(amounts, usage),
             // Dropping the connection tells the provider to stop.

@@ -269,7 +269,10 @@ async fn holds(what: &str, place: &Place, again: &Program, before: &HashSet<Stri
     }
     assert!(tight <= TIGHT_CAP_PICOUSD, "{what}: the provider's bill for `tight` is {tight}");
     for budget in again.admin.budgets(None).await.expect("budgets") {
-        assert!(budget.remaining_picousd.as_ref().expect("a cap").parse::<i128>().expect("a number") >= 0, "{what}: {budget:?}");
+        assert!(
+            budget.remaining_picousd.as_ref().expect("a cap").parse::<i128>().expect("a number") >= 0,
+            "{what}: {budget:?}"
+        );
     }
     let known: HashSet<_> = events.iter().map(|event| event.request_id.as_str()).collect();
     for account in truth.all().iter().filter(|account| !before.contains(&account.request_id)) {

@@ -7,10 +7,12 @@
 
 mod fallbacks;
 mod faults;
+mod idempotency;
 mod limits;
 mod money;
 mod process;
 mod program;
+mod receipts;
 mod refusals;
 mod scripted;
 mod wire;

@@ -43,6 +43,17 @@ struct Unsettled {
     bounded: Columns,
     pending: Columns,
     indeterminate: Columns,
+    /// Reservations that have not ended. Counted, because a hold of nothing may grow yet.
+    open: u32,
+    /// When, for the first time, a request was taken in that the calendar puts into an earlier period.
+    set_back: Option<Timestamp>,
+}
+
+/// What is posted for one request, and how much of it is a bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Posting {
+    pub amounts: Amounts,
+    pub bounded: Amounts,
 }
 
 /// A budget: a ceiling, thresholds that only alert, or both.
@@ -139,10 +150,6 @@ impl Sums {
         PicoSum(self.posted.of(basis).0 + self.pending.of(basis).0 + self.indeterminate.of(basis).0)
     }
 
-    fn hold_nothing(&self) -> bool {
-        self.pending == Columns::default() && self.indeterminate == Columns::default()
-    }
-
     pub(crate) fn add(&mut self, other: &Self) {
         self.posted.add_columns(other.posted);
         self.bounded.add_columns(other.bounded);
@@ -163,7 +170,7 @@ impl Account {
     }
 
     fn sums(&self) -> Sums {
-        let Unsettled { bounded, pending, indeterminate } = self.unsettled.as_deref().copied().unwrap_or_default();
+        let Unsettled { bounded, pending, indeterminate, .. } = self.unsettled.as_deref().copied().unwrap_or_default();
         Sums { posted: self.posted, bounded, pending, indeterminate }
     }
 
@@ -173,8 +180,9 @@ impl Account {
         self.posted.of(basis).0 + open
     }
 
-    fn holds_nothing(&self) -> bool {
-        self.unsettled.is_none() || self.sums().hold_nothing()
+    /// Whether nothing is under way in it.
+    fn is_at_rest(&self) -> bool {
+        self.unsettled.as_ref().is_none_or(|unsettled| unsettled.open == 0)
     }
 
     fn change(&mut self, change: impl FnOnce(&mut Sums)) {
@@ -182,12 +190,21 @@ impl Account {
         change(&mut sums);
         let Sums { posted, bounded, pending, indeterminate } = sums;
         self.posted = posted;
-        let unsettled = Unsettled { bounded, pending, indeterminate };
         match &mut self.unsettled {
-            Some(open) => **open = unsettled,
-            None if unsettled == Unsettled::default() => {}
-            None => self.unsettled = Some(Box::new(unsettled)),
+            Some(unsettled) => {
+                (unsettled.bounded, unsettled.pending, unsettled.indeterminate) = (bounded, pending, indeterminate);
+            }
+            None if sums == (Sums { posted, ..Sums::default() }) => {}
+            None => {
+                self.unsettled = Some(Box::new(Unsettled { bounded, pending, indeterminate, ..Unsettled::default() }));
+            }
         }
+    }
+
+    /// Whether it took in, at that time or before, requests that the calendar puts into an earlier period. From then on it
+    /// took in all of them.
+    fn was_set_back_by(&self, at: Timestamp) -> bool {
+        self.unsettled.as_ref().and_then(|unsettled| unsettled.set_back).is_some_and(|since| since <= at)
     }
 }
 
@@ -252,10 +269,34 @@ impl ScopeAccounts {
         Some(PicoSum(ceiling.0 - used))
     }
 
-    /// What a ceiling leaves in the period that was begun last, whether it has ended meanwhile or not.
-    pub fn left_of_latest(&self, cap: &Cap) -> Option<PicoSum> {
+    /// What a ceiling leaves for more in `period`, in which something is held already.
+    pub fn left_in(&self, cap: &Cap, period: Period) -> Option<PicoSum> {
+        let used = self.account(cap.window, period).map_or(0, |account| account.used(cap.basis));
+        Some(PicoSum(cap.cap?.0 - used))
+    }
+
+    pub fn posted_in(&self, window: Window, period: Period) -> Columns {
+        self.account(window, period).map(|account| account.posted).unwrap_or_default()
+    }
+
+    /// What is posted in all parts of a rolling window that count at `at`; none if `period` is not among them.
+    pub fn posted_beside(&self, window: Window, period: Period, at: Timestamp, offset: UtcOffset) -> Option<Columns> {
+        let counts = period >= window.first_counted(self.period(window, at, offset));
+        counts.then(|| self.sums(window, at, offset).posted)
+    }
+
+    fn account(&self, window: Window, period: Period) -> Option<&Account> {
+        self.accounts.iter().find(|account| account.is(window, period))
+    }
+
+    /// What a ceiling leaves in the period that was begun last.
+    /// Not of one that had ended by `ended`, wherever on earth: that may have been forgotten.
+    pub fn left_of_latest(&self, cap: &Cap, ended: Timestamp) -> Option<PicoSum> {
         let ceiling = cap.cap?;
         let Some(latest) = self.latest_period(cap.window) else { return Some(ceiling) };
+        if latest < cap.window.first_counted(cap.window.period(ended, UtcOffset::default())) {
+            return Some(ceiling);
+        }
         let first = cap.window.first_counted(latest);
         let counted = self.accounts.iter().filter(|account| account.window == cap.window && account.period >= first);
         Some(PicoSum(ceiling.0 - counted.map(|account| account.used(cap.basis)).sum::<i128>()))
@@ -267,27 +308,28 @@ impl ScopeAccounts {
         spent.map(|account| account.period).min().and_then(|oldest| window.leaves_at(oldest))
     }
 
-    /// Adds to the account of the period that `at` falls into, beginning it if need be, and says which that is.
-    pub fn enter(
-        &mut self,
-        window: Window,
-        at: Timestamp,
-        offset: UtcOffset,
-        change: impl FnOnce(&mut Sums),
-    ) -> Period {
-        let period = self.period(window, at, offset);
-        let index = match self.accounts.iter().position(|account| account.is(window, period)) {
-            Some(index) => index,
-            None => self.begin(window, period),
+    /// Holds in the account of the period that `at` falls into, beginning it if need be, and says which that is.
+    pub fn enter(&mut self, window: Window, at: Timestamp, offset: UtcOffset, hold: Amounts) -> Period {
+        let by_calendar = window.period(at, offset);
+        let accounts = self.accounts.iter().enumerate().filter(|(_, account)| account.window == window);
+        let latest = accounts.map(|(index, account)| (account.period, index)).max();
+        let (period, index) = match latest {
+            Some((latest, index)) if latest >= by_calendar => (latest, index),
+            _ => (by_calendar, self.begin(window, by_calendar)),
         };
-        self.accounts[index].change(change);
+        let unsettled = self.accounts[index].unsettled.get_or_insert_default();
+        unsettled.open += 1;
+        unsettled.pending.add(hold);
+        if by_calendar < period {
+            unsettled.set_back.get_or_insert(at);
+        }
         period
     }
 
     /// Begins an account, in the place of one that counts no more if there is one.
     fn begin(&mut self, window: Window, period: Period) -> usize {
         let first = window.first_counted(period);
-        let stale = |account: &Account| account.window == window && account.period < first && account.holds_nothing();
+        let stale = |account: &Account| account.window == window && account.period < first && account.is_at_rest();
         if let Some(index) = self.accounts.iter().position(stale) {
             self.accounts[index] = Account::new(window, period);
             return index;
@@ -297,26 +339,77 @@ impl ScopeAccounts {
         self.accounts.len() - 1
     }
 
-    /// Changes the account of a period that was entered, whatever the time is now.
-    pub fn change(&mut self, window: Window, period: Period, change: impl FnOnce(&mut Sums)) -> Option<Sums> {
-        let account = self.accounts.iter_mut().find(|account| account.is(window, period))?;
+    /// Changes the account of a period that was entered, whatever the time is now. Gives back what was posted before.
+    pub fn change(&mut self, window: Window, period: Period, change: impl FnOnce(&mut Sums)) -> Columns {
+        let account = self.accounts.iter_mut().find(|account| account.is(window, period));
+        let account = account.expect("an account is kept while a reservation is open in it");
+        let before = account.posted;
         account.change(change);
-        let sums = account.sums();
-        let latest = self.latest_period(window)?;
-        if period < window.first_counted(latest) && sums.hold_nothing() {
-            self.accounts.retain(|account| !account.is(window, period));
-        }
-        Some(sums)
+        before
     }
 
-    /// Changes what is posted in a period of a window that is always counted; not where that period is history.
-    pub fn adjust(&mut self, window: Window, period: Period, was: Amounts, change: impl FnOnce(&mut Sums)) {
-        let account = self.accounts.iter_mut().find(|account| account.is(window, period));
-        let covers =
-            |posted: Columns| posted.cost.0 >= i128::from(was.cost.0) && posted.charge.0 >= i128::from(was.charge.0);
-        if let Some(account) = account.filter(|account| covers(account.posted)) {
-            account.change(change);
+    /// The same, for a reservation that ends with it. An account of a period that is over is forgotten with its last one.
+    pub fn leave(&mut self, window: Window, period: Period, change: impl FnOnce(&mut Sums)) -> Columns {
+        let index = self.accounts.iter().position(|account| account.is(window, period));
+        let index = index.expect("an account is kept while a reservation is open in it");
+        let account = &mut self.accounts[index];
+        let before = account.posted;
+        account.change(change);
+        if let Some(unsettled) = &mut account.unsettled {
+            unsettled.open -= 1;
         }
+        if account.is_at_rest() && !self.still_counts(window, period) {
+            self.accounts.swap_remove(index);
+        }
+        before
+    }
+
+    /// Whether `period` is the latest that was begun, or among those that a rolling window counts beside the latest.
+    fn still_counts(&self, window: Window, period: Period) -> bool {
+        self.latest_period(window).is_some_and(|latest| period >= window.first_counted(latest))
+    }
+
+    /// Changes what is posted for a request held at `held_at`, if the period that counted it still counts at `at`. Gives back what
+    /// was posted in it before.
+    ///
+    /// In a window that is not always counted nobody knows whether the request was: there nothing is taken away.
+    pub fn adjust(
+        &mut self,
+        window: Window,
+        [held_at, at]: [Timestamp; 2],
+        offset: UtcOffset,
+        is_always_counted: bool,
+        [was, now]: [Posting; 2],
+    ) -> Option<(Period, Columns)> {
+        let by_calendar = window.period(held_at, offset);
+        let current = self.period(window, at, offset);
+        let account = self.accounts.iter_mut().find(|account| match window.is_rolling() {
+            true => account.is(window, by_calendar) && by_calendar >= window.first_counted(current),
+            false => account.is(window, current) && (by_calendar >= current || account.was_set_back_by(held_at)),
+        })?;
+        let before = account.posted;
+        account.change(|sums| {
+            if is_always_counted {
+                sums.posted.take(was.amounts);
+                sums.bounded.take(was.bounded);
+                sums.posted.add(now.amounts);
+                sums.bounded.add(now.bounded);
+            } else {
+                sums.posted.add(now.amounts.beyond(was.amounts));
+            }
+        });
+        Some((account.period, before))
+    }
+
+    /// Whether so much is posted in the period of `window` that was begun last.
+    pub fn covers(&self, window: Window, posting: Posting) -> bool {
+        let covers = |sum: Columns, part: Amounts| {
+            sum.cost.0 >= i128::from(part.cost.0) && sum.charge.0 >= i128::from(part.charge.0)
+        };
+        let latest = self.latest_period(window).and_then(|latest| self.account(window, latest));
+        latest
+            .map(Account::sums)
+            .is_some_and(|sums| covers(sums.posted, posting.amounts) && covers(sums.bounded, posting.bounded))
     }
 
     /// Gives back memory that only what is under way needs. Changes nothing that can be asked.
@@ -326,20 +419,51 @@ impl ScopeAccounts {
         }
     }
 
-    /// Drops what no budget can ever ask about again, and says whether anything is left. Only for scopes that count no
-    /// window beyond those that are capped.
-    pub fn forget_ended(&mut self, at: Timestamp, offset: UtcOffset, is_capped: impl Fn(Window) -> bool) -> bool {
-        let periods = Window::ALL.map(|window| (window, window.first_counted(window.period(at, offset))));
-        let counts = |account: &Account| {
-            let first = periods.iter().find(|(window, _)| *window == account.window).map(|(_, first)| *first);
-            is_capped(account.window) && first.is_some_and(|first| account.period >= first)
-        };
-        self.accounts.retain(|account| !account.holds_nothing() || counts(account));
+    /// Drops periods that ended before `at`, in which no budget, whether it is there already or yet to be set, can count
+    /// anything again; and says whether anything is left.
+    pub fn forget_ended(&mut self, at: Timestamp, offset: UtcOffset) -> bool {
+        let counts =
+            |account: &Account| account.period >= account.window.first_counted(account.window.period(at, offset));
+        self.accounts.retain(|account| !account.is_at_rest() || counts(account));
         !(self.accounts.is_empty() && self.caps.is_empty())
     }
 
     /// Windows that budgets of this scope need counted.
     pub fn capped_windows(&self) -> impl Iterator<Item = Window> + '_ {
         self.caps.iter().map(|cap| cap.window).filter(|window| *window != Window::Request)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn amounts(cost: u64, charge: u64) -> Amounts {
+        Amounts { cost: PicoUsd(cost), charge: PicoUsd(charge) }
+    }
+
+    #[test]
+    fn amounts_are_compared_and_added_column_by_column() {
+        let (a, b) = (amounts(3, 10), amounts(5, 7));
+        assert_eq!(a.min(b), amounts(3, 7));
+        assert_eq!(a.max(b), amounts(5, 10));
+        assert_eq!((a.beyond(b), b.beyond(a)), (amounts(0, 3), amounts(2, 0)));
+        assert_eq!(a.checked_add(b), Some(amounts(8, 17)));
+        for (most, sum) in [(amounts(u64::MAX, 0), amounts(u64::MAX, 10)), (amounts(0, u64::MAX), amounts(3, u64::MAX))]
+        {
+            assert_eq!((a.checked_add(most), a.saturating_add(most)), (None, sum));
+        }
+        assert_eq!((a.of(Basis::Cost), a.of(Basis::Charge)), (PicoUsd(3), PicoUsd(10)));
+    }
+
+    #[test]
+    fn a_place_for_what_is_under_way_is_given_back_when_nothing_is() {
+        let mut accounts = ScopeAccounts::default();
+        let period = accounts.enter(Window::Day, Timestamp(0), UtcOffset(0), amounts(3, 3));
+        accounts.compact();
+        assert!(accounts.accounts[0].unsettled.is_some(), "money is held");
+        accounts.leave(Window::Day, period, |sums| sums.pending.take(amounts(3, 3)));
+        accounts.compact();
+        assert!(accounts.accounts[0].unsettled.is_none());
     }
 }

@@ -8,9 +8,12 @@ use std::time::Duration;
 
 use tollgate_types::directory::{Change, ChangeRefused, Directory};
 use tollgate_types::usage::Outcome;
-use tollgate_types::{Clock, Confidence, PicoSum, PicoUsd, RequestId, Scope, Spender, Timestamp, Usage, Zone};
+use tollgate_types::{
+    Clock, Confidence, PicoSum, PicoUsd, RequestId, Scope, Spender, TenantId, Timestamp, Usage, Zone,
+};
 
 use crate::account::{Amounts, Columns};
+use crate::idempotency::{Claim, Recollection};
 use crate::ledger::{Alert, Audit, BudgetState, Ledger, Rejected};
 use crate::record::{Adjusted, CapSet, Draft, Extended, Posted, Record, Reserved, Voided};
 
@@ -114,10 +117,24 @@ impl<L: Log> Books<L> {
     /// round: what it gives back is what the request must be bounded to.
     pub fn reserve<T>(
         self: &Arc<Self>,
+        draft: Draft,
+        amount: impl FnOnce(Headroom) -> (Amounts, T),
+    ) -> Result<(Reservation<L>, T), ReserveError> {
+        self.reserve_searched(draft, None, amount)
+    }
+
+    /// The same for a draft that may bear an idempotency key: `searched` is how far somebody looked for an earlier use
+    /// of it where memory does not reach ([`Claim::searched`]).
+    pub fn reserve_searched<T>(
+        self: &Arc<Self>,
         mut draft: Draft,
+        searched: Option<Timestamp>,
         amount: impl FnOnce(Headroom) -> (Amounts, T),
     ) -> Result<(Reservation<L>, T), ReserveError> {
         let mut inner = self.lock();
+        if let Some(idempotency) = draft.idempotency {
+            inner.ledger.keys().check_claim(&draft.spender.tenant, Claim { idempotency, searched })?;
+        }
         let at = inner.now(&self.clock);
         inner.log.has_room(inner.ledger.open_count())?;
         // Where the books' time runs ahead of the clock (which was set back), deadlines are kept in the books' time.
@@ -127,7 +144,12 @@ impl<L: Log> Books<L> {
         let [cost, charge] = inner.ledger.headroom_at(&places, at);
         let (hold, granted) = amount(Headroom { cost, charge });
         let id = draft.id;
-        inner.ledger.check_reserve(&places, id, at, hold, &draft.zone)?;
+        // What fits the least that any cap leaves fits them all. If it does not, they are asked again: which says no?
+        if fits(hold.cost, cost) && fits(hold.charge, charge) {
+            inner.ledger.check_new(id)?;
+        } else {
+            inner.ledger.check_reserve(&places, id, at, hold, &draft.zone)?;
+        }
         let reserved = Box::new(draft.into_reserved(at, offset, hold));
         inner.ledger.hold(places, &reserved);
         let position = inner.log.append(&Record::Reserved(reserved));
@@ -238,7 +260,7 @@ impl<L: Log> Books<L> {
         let mut inner = self.lock();
         inner.log.has_room(inner.ledger.open_count())?;
         adjusted.at = inner.now(&self.clock);
-        let [cost, charge] = inner.ledger.headroom(&adjusted.spender, adjusted.at, adjusted.offset);
+        let [cost, charge] = inner.ledger.headroom_beside(&adjusted);
         let room = |left: Option<PicoSum>| left.map_or(PicoUsd::MAX, PicoSum::clamp_to_amount);
         let room = Amounts { cost: room(cost), charge: room(charge) };
         let (was, wanted) = (adjusted.was.amounts, adjusted.now.amounts);
@@ -261,6 +283,11 @@ impl<L: Log> Books<L> {
         inner.commit_end(&Record::Posted(settlement.within(id, at, hold)))
     }
 
+    /// What memory says of a tenant's idempotency key.
+    pub fn recall(&self, tenant: &TenantId, key: [u8; 16]) -> Recollection {
+        self.lock().ledger.keys().recall(tenant, key)
+    }
+
     /// An open reservation as it was recorded.
     pub fn reserved(&self, id: RequestId) -> Option<Reserved> {
         self.lock().ledger.reserved(id).cloned()
@@ -271,7 +298,7 @@ impl<L: Log> Books<L> {
         let mut inner = self.lock();
         let at = inner.now(&self.clock);
         let Inner { ledger, directory, .. } = &mut *inner;
-        ledger.tidy(at, |scope| zone_of(directory, scope).offset(at));
+        ledger.tidy(|scope| zone_of(directory, scope).offset(at));
         ledger.take_alerts()
     }
 
@@ -317,6 +344,10 @@ impl<L: Log> Inner<L> {
         self.ledger.commit(record).ok()?;
         Some(self.log.append(record))
     }
+}
+
+fn fits(needed: PicoUsd, left: Option<PicoSum>) -> bool {
+    left.is_none_or(|left| i128::from(needed.0) <= left.0)
 }
 
 /// Whose calendar a scope goes by: its tenant's, and UTC for what several tenants share.
@@ -433,7 +464,6 @@ impl<L: Log> Reservation<L> {
         mut self,
         settlement: impl FnOnce(Columns) -> Settlement,
     ) -> (Settlement, Option<L::Position>) {
-        self.settled = true;
         let (id, hold) = (self.id, self.hold);
         let mut made = None;
         let position = self.books.end(|at, ledger| {
@@ -441,6 +471,8 @@ impl<L: Log> Reservation<L> {
             made = Some(settlement);
             Record::Posted(settlement.within(id, at, hold))
         });
+        // Only now: if `settlement` panicked, the drop settles.
+        self.settled = true;
         (made.expect("a settlement is always made"), position)
     }
 

@@ -15,9 +15,12 @@ use smallvec::SmallVec;
 use tollgate_types::refusal::BudgetExceeded;
 use tollgate_types::scope::SCOPES_MAX;
 use tollgate_types::window::Period;
-use tollgate_types::{Basis, Confidence, PicoSum, RequestId, Scope, Spender, Timestamp, UtcOffset, Window, Zone};
+use tollgate_types::{
+    Basis, Confidence, PicoSum, PicoUsd, RequestId, Scope, Spender, Timestamp, UtcOffset, Window, Zone,
+};
 
 use crate::account::{Amounts, Cap, Columns, ScopeAccounts, Sums};
+use crate::idempotency::KeysInUse;
 use crate::record::{Adjusted, CapSet, Extended, Posted, Record, Reserved, Voided};
 use crate::scopes::{Scopes, Slot};
 
@@ -28,6 +31,7 @@ pub struct Ledger {
     scopes: Scopes,
     open: HashMap<RequestId, Open, RandomState>,
     totals: Totals,
+    keys: KeysInUse,
     /// Scopes that spent since memory was last tidied.
     #[serde(skip)]
     warm: Vec<Slot>,
@@ -72,6 +76,15 @@ struct Place {
     offset: UtcOffset,
 }
 
+/// What is posted rose: in one period of one window, by so much.
+struct Rise {
+    window: Window,
+    period: Period,
+    before: Columns,
+    added: Amounts,
+    at: Timestamp,
+}
+
 /// All scopes of a request, widest first.
 #[derive(Clone, Debug)]
 pub(crate) struct Places(SmallVec<[Place; SCOPES_MAX]>);
@@ -94,6 +107,10 @@ pub enum Rejected {
     BudgetExceeded(BudgetExceeded),
     #[error("the reservation {0} was already made")]
     AlreadyReserved(RequestId),
+    #[error("the idempotency key stands for the request {first}")]
+    KeyInUse { first: RequestId, same_body: bool, open: bool },
+    #[error("whether the idempotency key is in use was not looked for far enough back")]
+    KeyPerhapsInUse,
     #[error("the reservation {0} is not open: it was never made, or has ended")]
     NotOpen(RequestId),
     #[error("the reservation {0} is not pending")]
@@ -151,6 +168,8 @@ pub struct Audit {
 
 /// Alerts that nobody takes are kept no further than this; the newest are dropped, as the oldest say how it began.
 const ALERTS_MAX: usize = 1_000;
+/// Below this it is not worth looking which scopes were noted twice.
+const WARM_MIN: usize = 100_000;
 /// More than any two clocks on earth differ.
 const ZONES_APART: Duration = Duration::from_secs(48 * 3600);
 /// Kinds of scope that each request spends from: the lifetime sums of each kind are those of everything.
@@ -169,14 +188,17 @@ impl Ledger {
 
     /// Finds the accounts of everybody who spends, once for all that is asked of them afterwards.
     pub(crate) fn places(&self, spender: &Spender, offset: UtcOffset) -> Places {
-        let place = |scope: Scope| Place {
+        Places(spender.scopes().map(|scope| self.place(spender, offset, scope)).collect())
+    }
+
+    fn place(&self, spender: &Spender, offset: UtcOffset, scope: Scope) -> Place {
+        Place {
             slot: self.scopes.slot(&scope),
             template: spender.template_of(&scope).and_then(|template| self.scopes.slot(&template)),
             // What several tenants spend from goes by UTC.
             offset: if scope.is_of_one_tenant() { offset } else { UtcOffset::default() },
             scope,
-        };
-        Places(spender.scopes().map(place).collect())
+        }
     }
 
     /// The least that any cap leaves to this spender, in each column; `None` where no cap counts that column.
@@ -185,10 +207,27 @@ impl Ledger {
     }
 
     pub(crate) fn headroom_at(&self, places: &Places, at: Timestamp) -> [Option<PicoSum>; 2] {
+        self.least_left(places, |place, cap| self.accounts_of(place).left(cap, at, place.offset))
+    }
+
+    /// What the caps of now leave to a request that has ended, beyond what is posted for it.
+    pub(crate) fn headroom_beside(&self, adjusted: &Adjusted) -> [Option<PicoSum>; 2] {
+        let places = self.places(&adjusted.spender, adjusted.offset);
+        self.least_left(&places, |place, cap| self.left_beside(adjusted, place, cap))
+    }
+
+    fn left_beside(&self, adjusted: &Adjusted, place: &Place, cap: &Cap) -> Option<PicoSum> {
+        match cap.window {
+            Window::Request => cap.cap.map(|ceiling| left_of_whole(ceiling, adjusted.was.amounts.of(cap.basis))),
+            _ => self.accounts_of(place).left(cap, adjusted.at, place.offset),
+        }
+    }
+
+    fn least_left(&self, places: &Places, left: impl Fn(&Place, &Cap) -> Option<PicoSum>) -> [Option<PicoSum>; 2] {
         let mut least = [None; 2];
         for place in &places.0 {
             for cap in self.caps_of(place) {
-                let Some(left) = self.accounts_of(place).left(cap, at, place.offset) else { continue };
+                let Some(left) = left(place, cap) else { continue };
                 let column = &mut least[cap.basis as usize];
                 *column = Some(column.map_or(left, |least: PicoSum| least.min(left)));
             }
@@ -245,9 +284,10 @@ impl Ledger {
 
     /// What is posted of the tenant's month in which an open reservation is held.
     pub fn month_posted(&self, id: RequestId) -> Option<Columns> {
-        let Open { reserved, .. } = self.open.get(&id)?;
-        let tenant = Scope::Tenant(reserved.spender.tenant.clone());
-        Some(self.sums(&tenant, Window::Month, reserved.at, reserved.offset).posted)
+        let Open { reserved, entries, .. } = self.open.get(&id)?;
+        let tenant = self.scopes.slot(&Scope::Tenant(reserved.spender.tenant.clone()))?;
+        let held_in = entries.iter().find(|entry| (entry.slot, entry.window) == (tenant, Window::Month))?;
+        Some(self.scopes.get(tenant)?.posted_in(Window::Month, held_in.period))
     }
 
     /// Pending reservations whose deadline lies before `due`, and whether each had been sent to a provider.
@@ -276,6 +316,11 @@ impl Ledger {
         self.open.get(&id).map(|open| &open.reserved)
     }
 
+    /// The idempotency keys that memory knows.
+    pub fn keys(&self) -> &KeysInUse {
+        &self.keys
+    }
+
     pub fn is_indeterminate(&self, id: RequestId) -> bool {
         self.open.get(&id).is_some_and(|open| matches!(open.state, OpenState::Indeterminate { .. }))
     }
@@ -297,13 +342,14 @@ impl Ledger {
                 }
             }
         }
+        let ended = self.latest.minus(ZONES_APART / 2);
         let mut levels = [Sums::default(); LEVELS.len()];
         for (scope, accounts) in self.scopes.iter() {
             if let Some(level) = LEVELS.iter().position(|level| *level == scope.kind()) {
                 levels[level].add(&accounts.sums(Window::Lifetime, self.latest, UtcOffset::default()));
             }
             if !scope.is_template() {
-                let left = accounts.caps().iter().filter_map(|cap| accounts.left_of_latest(cap));
+                let left = accounts.caps().iter().filter_map(|cap| accounts.left_of_latest(cap, ended));
                 audit.worst_left = audit.worst_left.into_iter().chain(left).min();
             }
         }
@@ -334,26 +380,18 @@ impl Ledger {
     }
 }
 
-/// What a cap leaves for the hold of an open reservation to grow by. It counts in the periods in which it was made, and in
-/// what rolling windows count now.
-fn left_to_grow(
-    accounts: &ScopeAccounts,
-    cap: &Cap,
-    reserved: &Reserved,
-    at: Timestamp,
-    offset: UtcOffset,
-) -> Option<PicoSum> {
-    if cap.window == Window::Request {
-        // The cap is on the whole hold, of which so much is there already.
-        return cap.cap.map(|cap_on| PicoSum(cap_on.0 - i128::from(reserved.hold.of(cap.basis).0)));
-    }
-    let then = if cap.window.is_rolling() { at } else { reserved.at };
-    accounts.left(cap, then, offset)
-}
-
 /// When a window begins anew, or a rolling one has room again.
 fn resets_at(accounts: &ScopeAccounts, window: Window, at: Timestamp, zone: &Zone) -> Option<Timestamp> {
-    window.resets_at(at, zone).or_else(|| accounts.next_leaves_at(window, at, zone.offset(at)))
+    let Some(mut resets_at) = window.resets_at(at, zone) else {
+        return accounts.next_leaves_at(window, at, zone.offset(at));
+    };
+    // Where a zone was set back the calendar has to be past the period that has begun.
+    let counted = accounts.period(window, at, zone.offset(at));
+    while window.period(resets_at, zone.offset(resets_at)) <= counted {
+        let next = window.resets_at(resets_at, zone).filter(|next| *next > resets_at);
+        resets_at = next?;
+    }
+    Some(resets_at)
 }
 
 // === impl Ledger: records ===
@@ -368,12 +406,15 @@ impl Ledger {
 
     /// Whether `record` may be applied now.
     pub fn check(&self, record: &Record) -> Result<(), Rejected> {
-        let at = time_of(record);
+        let at = record.at();
         if at.is_some_and(|at| at < self.latest) {
             return Err(Rejected::TimeWentBack);
         }
         match record {
             Record::Reserved(reserved) => {
+                if let Some(idempotency) = reserved.idempotency {
+                    self.keys.check(&reserved.spender.tenant, idempotency)?;
+                }
                 let places = self.places(&reserved.spender, reserved.offset);
                 self.check_reserve(&places, reserved.id, reserved.at, reserved.hold, &Zone::UTC)
             }
@@ -395,10 +436,12 @@ impl Ledger {
         hold: Amounts,
         zone: &Zone,
     ) -> Result<(), Rejected> {
-        if self.open.contains_key(&id) {
-            return Err(Rejected::AlreadyReserved(id));
-        }
-        self.check_caps(places, at, hold, zone, |accounts, cap, offset| accounts.left(cap, at, offset))
+        self.check_new(id)?;
+        self.check_caps(places, at, hold, zone, |place, cap| self.accounts_of(place).left(cap, at, place.offset))
+    }
+
+    pub(crate) fn check_new(&self, id: RequestId) -> Result<(), Rejected> {
+        if self.open.contains_key(&id) { Err(Rejected::AlreadyReserved(id)) } else { Ok(()) }
     }
 
     /// Whether `needed` fits what each cap leaves, as `left` says.
@@ -408,12 +451,11 @@ impl Ledger {
         at: Timestamp,
         needed: Amounts,
         zone: &Zone,
-        left: impl Fn(&ScopeAccounts, &Cap, UtcOffset) -> Option<PicoSum>,
+        left: impl Fn(&Place, &Cap) -> Option<PicoSum>,
     ) -> Result<(), Rejected> {
         for place in &places.0 {
-            let accounts = self.accounts_of(place);
             for cap in self.caps_of(place) {
-                let Some(left) = left(accounts, cap, place.offset) else { continue };
+                let Some(left) = left(place, cap) else { continue };
                 let needed = needed.of(cap.basis);
                 if i128::from(needed.0) > left.0 {
                     let shared = !place.scope.is_of_one_tenant();
@@ -425,7 +467,7 @@ impl Ledger {
                         basis: cap.basis,
                         left: PicoSum(left.0.max(0)),
                         needed,
-                        resets_at: resets_at(accounts, cap.window, at, zone),
+                        resets_at: resets_at(self.accounts_of(place), cap.window, at, zone),
                     }));
                 }
             }
@@ -448,38 +490,45 @@ impl Ledger {
         }
     }
 
-    /// The whole of the larger hold lies in the periods of the first: so what is added must fit there, and in what
-    /// rolling windows count now.
+    /// The whole of the larger hold lies in the periods of the first, whether they have ended or not: so what is added must
+    /// fit there, and in what rolling windows count now.
     pub(crate) fn check_extend(&self, extended: &Extended, zone: &Zone) -> Result<(), Rejected> {
         self.check_pending(extended.id)?;
-        let Some(Open { reserved, .. }) = self.open.get(&extended.id) else {
-            return Err(Rejected::NotOpen(extended.id));
-        };
+        let open = self.open.get(&extended.id).ok_or(Rejected::NotOpen(extended.id))?;
+        let reserved = &open.reserved;
         if reserved.hold.beyond(extended.hold) != Amounts::ZERO {
             return Err(Rejected::HoldShrinks(extended.id));
         }
         let added = extended.hold.beyond(reserved.hold);
-        if added == Amounts::ZERO {
-            // A cap that was lowered since takes nothing from work under way.
-            return Ok(());
-        }
         let places = self.places(&reserved.spender, reserved.offset);
-        let at = extended.at;
-        self.check_caps(&places, at, added, zone, |accounts, cap, offset| {
-            left_to_grow(accounts, cap, reserved, at, offset)
+        self.check_caps(&places, extended.at, added, zone, |place, cap| {
+            if added.of(cap.basis) == PicoUsd::ZERO { None } else { self.left_to_grow(open, place, cap, extended.at) }
         })
+    }
+
+    /// What a cap leaves for the hold of an open reservation to grow by.
+    fn left_to_grow(&self, open: &Open, place: &Place, cap: &Cap, at: Timestamp) -> Option<PicoSum> {
+        if cap.window == Window::Request {
+            return cap.cap.map(|ceiling| left_of_whole(ceiling, open.reserved.hold.of(cap.basis)));
+        }
+        let accounts = self.accounts_of(place);
+        let entry = open.entries.iter().find(|entry| (Some(entry.slot), entry.window) == (place.slot, cap.window))?;
+        match cap.window.is_rolling() {
+            true => accounts.left(cap, at, place.offset),
+            false => accounts.left_in(cap, entry.period),
+        }
     }
 
     /// What the whole hold of an open reservation may grow to, in each column; never less than it is. `None` where no cap
     /// counts that column.
     pub(crate) fn room_of(&self, id: RequestId, at: Timestamp) -> Result<[Option<PicoSum>; 2], Rejected> {
-        let Open { reserved, .. } = self.open.get(&id).ok_or(Rejected::NotOpen(id))?;
+        let open = self.open.get(&id).ok_or(Rejected::NotOpen(id))?;
+        let reserved = &open.reserved;
         let places = self.places(&reserved.spender, reserved.offset);
         let mut least = [None; 2];
         for place in &places.0 {
-            let accounts = self.accounts_of(place);
             for cap in self.caps_of(place) {
-                let Some(left) = left_to_grow(accounts, cap, reserved, at, place.offset) else { continue };
+                let Some(left) = self.left_to_grow(open, place, cap, at) else { continue };
                 let whole = PicoSum(i128::from(reserved.hold.of(cap.basis).0).saturating_add(left.0.max(0)));
                 let column = &mut least[cap.basis as usize];
                 *column = Some(column.map_or(whole, |least: PicoSum| least.min(whole)));
@@ -493,19 +542,15 @@ impl Ledger {
         if self.open.contains_key(&adjusted.id) {
             return Err(Rejected::StillOpen(adjusted.id));
         }
-        let posted = self.totals.posted;
         let was = adjusted.was.amounts;
-        if i128::from(was.cost.0) > posted.cost.0 || i128::from(was.charge.0) > posted.charge.0 {
+        let places = self.places(&adjusted.spender, adjusted.offset);
+        let mut always_counted = places.0.iter().filter(|place| place.is_always_counted());
+        if !always_counted.all(|place| self.accounts_of(place).covers(Window::Lifetime, adjusted.was.posting())) {
             return Err(Rejected::AdjustedBeyondPosted(adjusted.id));
         }
         let added = adjusted.now.amounts.beyond(was);
-        if added == Amounts::ZERO {
-            return Ok(());
-        }
-        let places = self.places(&adjusted.spender, adjusted.offset);
-        self.check_caps(&places, adjusted.at, added, &Zone::UTC, |accounts, cap, offset| match cap.window {
-            Window::Request => None,
-            _ => accounts.left(cap, adjusted.at, offset),
+        self.check_caps(&places, adjusted.at, added, &Zone::UTC, |place, cap| {
+            if added.of(cap.basis) == PicoUsd::ZERO { None } else { self.left_beside(adjusted, place, cap) }
         })
     }
 
@@ -528,7 +573,7 @@ impl Ledger {
             Record::Adjusted(adjusted) => self.adjust(adjusted),
             Record::Directory(_) | Record::PricesSet { .. } => {}
         }
-        if let Some(at) = time_of(record) {
+        if let Some(at) = record.at() {
             self.latest = at;
         }
     }
@@ -543,11 +588,17 @@ impl Ledger {
             let slot = place.slot.unwrap_or_else(|| self.scopes.slot_or_new(&place.scope));
             let accounts = self.scopes.get_mut(slot).expect("a slot that was just found is there");
             for window in windows {
-                let period = accounts.enter(window, reserved.at, place.offset, |sums| sums.pending.add(reserved.hold));
+                let period = accounts.enter(window, reserved.at, place.offset, reserved.hold);
                 entries.push(Entry { slot, window, period });
             }
             self.warm.push(slot);
         }
+        // While records are read again nobody tidies.
+        if self.warm.len() > 2 * self.scopes.len() + WARM_MIN {
+            self.warm.sort_unstable();
+            self.warm.dedup();
+        }
+        self.keys.begin(reserved);
         self.latest = reserved.at;
         self.totals.held.add(reserved.hold);
         self.totals.requests += 1;
@@ -555,11 +606,10 @@ impl Ledger {
         self.open.insert(reserved.id, open);
     }
 
-    /// What is counted of a scope: what budgets ask for, and the standing windows. Of end users, who may be very many,
-    /// only what budgets ask for.
+    /// What is counted of a scope: what budgets ask for, and the standing windows.
     fn windows_of(&self, place: &Place) -> SmallVec<[Window; 8]> {
         let mut windows = SmallVec::new();
-        if !matches!(place.scope, Scope::EndUser(..)) {
+        if place.is_always_counted() {
             windows.extend(Window::STANDING);
         }
         let own = self.accounts_of(place).capped_windows();
@@ -578,7 +628,7 @@ impl Ledger {
         let mut watched: Option<(Slot, Option<Place>)> = None;
         for Entry { slot, window, period } in entries {
             let Some(accounts) = self.scopes.get_mut(slot) else { continue };
-            let after = accounts.change(window, period, |sums| {
+            let before = accounts.leave(window, period, |sums| {
                 held_column(sums, state).take(reserved.hold);
                 sums.posted.add(posted.amounts);
                 if bounded {
@@ -589,12 +639,12 @@ impl Ledger {
             if watched.as_ref().is_none_or(|(known, _)| *known != slot) {
                 watched = Some((slot, self.watched(&reserved, slot)));
             }
-            if let (Some(after), Some((_, Some(place)))) = (after, &watched) {
-                let crossed = self.crossed(place, window, after.posted, posted);
-                let room = ALERTS_MAX.saturating_sub(self.alerts.len());
-                self.alerts.extend(crossed.into_iter().take(room));
+            if let Some((_, Some(place))) = &watched {
+                let rise = Rise { window, period, before, added: posted.amounts, at: posted.at };
+                self.alert_of(place, &rise);
             }
         }
+        self.keys.charge(&reserved, posted.at);
         self.totals.posted.add(posted.amounts);
         if bounded {
             self.totals.bounded.add(posted.amounts);
@@ -606,35 +656,42 @@ impl Ledger {
     /// The scope, if one of its budgets has thresholds.
     fn watched(&self, reserved: &Reserved, slot: Slot) -> Option<Place> {
         let scope = self.scopes.name(slot)?;
-        let template = reserved.spender.template_of(scope).and_then(|template| self.scopes.slot(&template));
-        let offset = if scope.is_of_one_tenant() { reserved.offset } else { UtcOffset::default() };
-        let accounts = [Some(slot), template].into_iter().flatten().filter_map(|slot| self.scopes.get(slot));
-        accounts.into_iter().any(ScopeAccounts::has_alerts).then(|| Place {
-            scope: scope.clone(),
-            slot: Some(slot),
-            template,
-            offset,
-        })
+        let place = self.place(&reserved.spender, reserved.offset, scope.clone());
+        self.is_watched(&place).then_some(place)
     }
 
-    /// Each threshold that the posting crossed.
-    fn crossed(&self, place: &Place, window: Window, period_posted: Columns, posted: &Posted) -> Vec<Alert> {
+    fn is_watched(&self, place: &Place) -> bool {
+        self.accounts_of(place).has_alerts() || self.template_of(place).is_some_and(ScopeAccounts::has_alerts)
+    }
+
+    /// Notes each threshold that was crossed.
+    fn alert_of(&mut self, place: &Place, rise: &Rise) {
+        let room = ALERTS_MAX.saturating_sub(self.alerts.len());
+        let crossed = self.crossed(place, rise);
+        self.alerts.extend(crossed.into_iter().take(room));
+    }
+
+    fn crossed(&self, place: &Place, rise: &Rise) -> Vec<Alert> {
+        let Rise { window, period, before, added, at } = *rise;
         let mut crossed = Vec::new();
         for cap in self.caps_of(place).filter(|cap| cap.window == window) {
-            let counted = match window.is_rolling() {
-                true => self.accounts_of(place).sums(window, posted.at, place.offset).posted,
-                false => period_posted,
+            let added = i128::from(added.of(cap.basis).0);
+            let after = match window.is_rolling() {
+                true => match self.accounts_of(place).posted_beside(window, period, at, place.offset) {
+                    Some(counted) => counted.of(cap.basis).0,
+                    // It rolled out: what is posted there counts no more.
+                    None => continue,
+                },
+                false => before.of(cap.basis).0 + added,
             };
-            let after = counted.of(cap.basis);
-            let before = after.0 - i128::from(posted.amounts.of(cap.basis).0);
-            let passed = cap.alerts.iter().filter(|threshold| before < threshold.0 && threshold.0 <= after.0);
+            let passed = cap.alerts.iter().filter(|threshold| after - added < threshold.0 && threshold.0 <= after);
             crossed.extend(passed.map(|threshold| Alert {
                 scope: place.scope.clone(),
                 window,
                 basis: cap.basis,
                 threshold: *threshold,
-                posted: after,
-                at: posted.at,
+                posted: PicoSum(after),
+                at,
             }));
         }
         crossed
@@ -642,7 +699,12 @@ impl Ledger {
 
     fn void(&mut self, id: RequestId) {
         let Some(Open { reserved, state, entries }) = self.open.remove(&id) else { return };
-        self.change_accounts(&entries, |sums| held_column(sums, state).take(reserved.hold));
+        for Entry { slot, window, period } in entries {
+            if let Some(accounts) = self.scopes.get_mut(slot) {
+                accounts.leave(window, period, |sums| held_column(sums, state).take(reserved.hold));
+            }
+        }
+        self.keys.free(&reserved);
         self.totals.released.add(reserved.hold);
     }
 
@@ -680,31 +742,25 @@ impl Ledger {
     /// Changes what is posted in those of the request's periods that are still counted; the others are history.
     fn adjust(&mut self, adjusted: &Adjusted) {
         let (was, now) = (adjusted.was, adjusted.now);
-        let part = |standing: crate::record::Standing| match standing.confidence {
-            Confidence::Bounded => standing.amounts,
-            Confidence::Measured => Amounts::ZERO,
-        };
         for place in self.places(&adjusted.spender, adjusted.offset).0 {
-            let Some(accounts) = place.slot.and_then(|slot| self.scopes.get_mut(slot)) else { continue };
-            if matches!(place.scope, Scope::EndUser(..)) {
-                continue;
-            }
-            // Of the other windows nobody knows whether they were counted when the request was.
-            for window in Window::STANDING {
-                let period = window.period(adjusted.held_at, place.offset);
-                accounts.adjust(window, period, was.amounts, |sums| {
-                    sums.posted.take(was.amounts);
-                    sums.posted.add(now.amounts);
-                    sums.bounded.take(part(was));
-                    sums.bounded.add(part(now));
-                });
+            for window in Window::ALL {
+                let is_always_counted = place.is_always_counted() && Window::STANDING.contains(&window);
+                let Some(accounts) = place.slot.and_then(|slot| self.scopes.get_mut(slot)) else { continue };
+                let postings = [was.posting(), now.posting()];
+                let done =
+                    accounts.adjust(window, [adjusted.held_at, adjusted.at], place.offset, is_always_counted, postings);
+                let Some((period, before)) = done else { continue };
+                if self.is_watched(&place) {
+                    let added = now.amounts.beyond(was.amounts);
+                    self.alert_of(&place, &Rise { window, period, before, added, at: adjusted.at });
+                }
             }
         }
         let totals = &mut self.totals;
         totals.posted.take(was.amounts);
         totals.posted.add(now.amounts);
-        totals.bounded.take(part(was));
-        totals.bounded.add(part(now));
+        totals.bounded.take(was.posting().bounded);
+        totals.bounded.add(now.posting().bounded);
         totals.overrun.take(was.overrun);
         totals.overrun.add(now.overrun);
         // What is less was released after all; what is more was released too early.
@@ -724,9 +780,9 @@ impl Ledger {
         }
     }
 
-    /// Gives back memory of scopes that fell silent, and forgets end users of whom no budget asks any more. Changes
-    /// nothing that any later record depends on.
-    pub fn tidy(&mut self, at: Timestamp, offset_of: impl Fn(&Scope) -> UtcOffset) {
+    /// Gives back memory of scopes that fell silent, and forgets end users of whom only periods are known that have ended.
+    /// Changes nothing that any later record depends on: who reads the records again never tidied.
+    pub fn tidy(&mut self, offset_of: impl Fn(&Scope) -> UtcOffset) {
         let mut warm = std::mem::take(&mut self.warm);
         warm.sort_unstable();
         warm.dedup();
@@ -737,23 +793,30 @@ impl Ledger {
         }
         for slot in 0..self.scopes.len() {
             let slot = Slot::try_from(slot).expect("every slot has a number");
-            let Some(Scope::EndUser(tenant, _)) = self.scopes.name(slot) else { continue };
-            let template = self.scopes.slot(&Scope::EachEndUser(tenant.clone()));
-            let offset = self.scopes.name(slot).map(&offset_of).unwrap_or_default();
+            let Some(scope @ Scope::EndUser(..)) = self.scopes.name(slot) else { continue };
+            let offset = offset_of(scope);
             // No zone is set back further than this: what has ended by then has ended for good.
-            let at = at.minus(ZONES_APART);
-            let inherited: SmallVec<[Window; 8]> = template
-                .and_then(|slot| self.scopes.get(slot))
-                .map(|accounts| accounts.capped_windows().collect())
-                .unwrap_or_default();
-            let Some(accounts) = self.scopes.get_mut(slot) else { continue };
-            let own: SmallVec<[Window; 8]> = accounts.capped_windows().collect();
-            let is_capped = |window| own.contains(&window) || inherited.contains(&window);
-            if !accounts.forget_ended(at, offset, is_capped) {
+            let at = self.latest.minus(ZONES_APART);
+            if self.scopes.get_mut(slot).is_some_and(|accounts| !accounts.forget_ended(at, offset)) {
                 self.scopes.forget(slot);
             }
         }
     }
+}
+
+// === impl Place ===
+
+impl Place {
+    /// Whether its standing windows are counted without any budget on them. Of end users, who may be very many, only that
+    /// is counted which budgets ask for.
+    fn is_always_counted(&self) -> bool {
+        !matches!(self.scope, Scope::EndUser(..))
+    }
+}
+
+/// What a ceiling on the single request leaves beside what is there of it already.
+fn left_of_whole(ceiling: PicoSum, there: PicoUsd) -> PicoSum {
+    PicoSum(ceiling.0 - i128::from(there.0))
 }
 
 fn is_negative(set: &CapSet) -> bool {
@@ -764,19 +827,5 @@ fn held_column(sums: &mut Sums, state: OpenState) -> &mut Columns {
     match state {
         OpenState::Pending { .. } => &mut sums.pending,
         OpenState::Indeterminate { .. } => &mut sums.indeterminate,
-    }
-}
-
-fn time_of(record: &Record) -> Option<Timestamp> {
-    match record {
-        Record::Reserved(reserved) => Some(reserved.at),
-        Record::Extended(extended) => Some(extended.at),
-        Record::Adjusted(adjusted) => Some(adjusted.at),
-        Record::Posted(Posted { at, .. })
-        | Record::Voided(Voided { at, .. })
-        | Record::Indeterminate { at, .. }
-        | Record::CapSet(CapSet { at, .. })
-        | Record::PricesSet { at, .. } => Some(*at),
-        Record::Directory(_) => None,
     }
 }

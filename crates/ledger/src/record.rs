@@ -14,6 +14,7 @@ use tollgate_types::{
 };
 
 use crate::Amounts;
+use crate::account::Posting;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Record {
@@ -165,6 +166,25 @@ pub enum Reason {
     Repriced,
 }
 
+// === impl Record ===
+
+impl Record {
+    /// When it was made, where it says so. Along the log these times never go back.
+    pub fn at(&self) -> Option<Timestamp> {
+        match self {
+            Self::Reserved(reserved) => Some(reserved.at),
+            Self::Extended(extended) => Some(extended.at),
+            Self::Adjusted(adjusted) => Some(adjusted.at),
+            Self::Posted(Posted { at, .. })
+            | Self::Voided(Voided { at, .. })
+            | Self::Indeterminate { at, .. }
+            | Self::CapSet(CapSet { at, .. })
+            | Self::PricesSet { at, .. } => Some(*at),
+            Self::Directory(_) => None,
+        }
+    }
+}
+
 // === impl Draft ===
 
 impl Draft {
@@ -197,6 +217,18 @@ impl Draft {
             idempotency,
             attribution,
         }
+    }
+}
+
+// === impl Standing ===
+
+impl Standing {
+    pub(crate) fn posting(self) -> Posting {
+        let bounded = match self.confidence {
+            Confidence::Bounded => self.amounts,
+            Confidence::Measured => Amounts::ZERO,
+        };
+        Posting { amounts: self.amounts, bounded }
     }
 }
 

@@ -11,7 +11,7 @@ use tollgate_ledger::{
 };
 use tollgate_types::directory::{Change, ChangeRefused, Plan};
 use tollgate_types::usage::Outcome;
-use tollgate_types::{Basis, Clock, Confidence, PicoSum, RequestId, Scope, Timestamp, Window};
+use tollgate_types::{Basis, Clock, Confidence, PicoSum, PicoUsd, RequestId, Scope, Timestamp, Window};
 
 use crate::world::{Desk, Who, amounts, both, budget_refusal, directory, id, measured, slug, start, usd};
 
@@ -206,7 +206,7 @@ fn only_scopes_that_exist_can_be_capped() {
     let desk = Desk::new();
     let set = |scope: Scope, cap: i128| {
         let (window, basis, at) = (Window::Day, Basis::Cost, Timestamp::default());
-        desk.books.set_cap(CapSet { scope, window, basis, cap: Some(PicoSum(cap)), at })
+        desk.books.set_cap(CapSet { scope, window, basis, cap: Some(PicoSum(cap)), alerts: Default::default(), at })
     };
     let missing =
         |what: &'static str, id: &str| Err(ChangeError::Refused(ChangeRefused::Missing { what, id: id.to_owned() }));
@@ -224,7 +224,7 @@ fn only_scopes_that_exist_can_be_capped() {
 #[test]
 fn changes_of_the_directory_and_prices_are_records_in_the_same_order() {
     let desk = Desk::new();
-    let plan = Plan { markup_bps: 500, ..Plan::standard() };
+    let plan = Plan { unpriced_hold: Some(PicoUsd(500)), ..Plan::standard() };
     let revoked = Change::KeyRevoked { id: slug("acme-k1"), at: start() };
     desk.books.change(Change::PlanSet(plan.clone())).expect("a plan may always be set");
     desk.books.prices_set("2026-11-30".into(), [7; 32]).expect("a book may always come into use");
@@ -279,7 +279,14 @@ fn a_log_without_room_takes_no_new_work_and_still_ends_the_old() {
     assert_eq!(reserve(3).err(), Some(ReserveError::Unavailable(unavailable.clone())));
     assert_eq!(told_open.load(Ordering::SeqCst), 2);
     let [tenant, _, _] = Who::acme().scopes();
-    let lifted = CapSet { scope: tenant, window: Window::Day, basis: Basis::Cost, cap: None, at: start() };
+    let lifted = CapSet {
+        scope: tenant,
+        window: Window::Day,
+        basis: Basis::Cost,
+        cap: None,
+        alerts: Default::default(),
+        at: start(),
+    };
     assert_eq!(books.set_cap(lifted), Err(ChangeError::Unavailable(unavailable.clone())));
     assert_eq!(books.prices_set("1".into(), [0; 32]), Err(ChangeError::Unavailable(unavailable.clone())));
     let plan = Change::PlanSet(Plan::standard());
@@ -407,7 +414,9 @@ fn eight_threads_on_one_cap_are_never_over_it_and_can_spend_99_percent() {
     let books = Arc::new(Books::new(Ledger::default(), directory(), witness.clone(), Clock::manual(start())));
     let [_, _, scope] = Who::acme().scopes();
     let (window, basis, at) = (Window::Month, Basis::Cost, start());
-    books.set_cap(CapSet { scope, window, basis, cap: Some(PicoSum(CAP)), at }).expect("the key exists");
+    books
+        .set_cap(CapSet { scope, window, basis, cap: Some(PicoSum(CAP)), alerts: Default::default(), at })
+        .expect("the key exists");
 
     let (finished, refusals) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let barrier = Barrier::new(usize::try_from(THREADS).expect("few") + 1);

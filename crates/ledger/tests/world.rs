@@ -7,17 +7,18 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tollgate_ledger::books::{Headroom, ReserveError};
+use tollgate_ledger::record::{Reason, Standing};
 use tollgate_ledger::{
-    Amounts, Books, CapSet, Draft, Ledger, MemoryLog, Posted, Record, Rejected, Reservation, Reserved, Settlement,
-    Voided,
+    Adjusted, Amounts, Books, BudgetState, CapSet, Draft, Extended, Ledger, MemoryLog, Posted, Record, Rejected,
+    Reservation, Reserved, Settlement, Voided,
 };
 use tollgate_types::directory::{ApiKey, Change, Directory, Plan, Project, Tenant};
 use tollgate_types::money::PICO_PER_USD;
 use tollgate_types::refusal::BudgetExceeded;
 use tollgate_types::usage::Outcome;
 use tollgate_types::{
-    Basis, Clock, Confidence, KeyId, PicoSum, PicoUsd, ProjectId, RequestId, Scope, Spender, TenantId, Timestamp,
-    Usage, UtcOffset, Window, Zone,
+    Basis, Clock, Confidence, EndUserId, KeyId, PicoSum, PicoUsd, ProjectId, RequestId, Scope, Spender, TenantId,
+    Timestamp, Usage, UtcOffset, Window, Zone,
 };
 
 pub const HOUR: Duration = Duration::from_secs(3600);
@@ -26,7 +27,9 @@ pub const DAY: Duration = Duration::from_secs(24 * 3600);
 pub const TENANTS: [&str; 2] = ["acme", "bolt"];
 pub const PROJECTS: [&str; 2] = ["main", "side"];
 pub const KEYS: [&str; 2] = ["k1", "k2"];
-pub const WINDOWS: [Window; 4] = [Window::Request, Window::Day, Window::Month, Window::Lifetime];
+/// End users of each tenant.
+pub const USERS: u8 = 3;
+pub const PLANS: [&str; 2] = [Plan::STANDARD, "pro"];
 pub const BASES: [Basis; 2] = [Basis::Cost, Basis::Charge];
 
 /// Who asks.
@@ -88,6 +91,14 @@ impl Who {
         Spender { plan: Plan::standard().id, tenant, project, key, end_user: None }
     }
 
+    pub fn with_user(&self, user: u8) -> Spender {
+        Spender { end_user: Some(EndUserId([user; 16])), ..self.spender() }
+    }
+
+    pub fn user(&self, user: u8) -> Scope {
+        Scope::EndUser(self.tenant.clone(), EndUserId([user; 16]))
+    }
+
     /// Its tenant's own scopes, widest first.
     pub fn scopes(&self) -> [Scope; 3] {
         let Self { tenant, project, key } = self.clone();
@@ -118,9 +129,24 @@ pub fn everybody() -> impl Iterator<Item = Who> {
     })
 }
 
+/// Every scope that a budget may be set on.
+pub fn every_scope() -> Vec<Scope> {
+    let mut scopes = vec![Scope::Platform];
+    scopes.extend(PLANS.into_iter().flat_map(|plan| [Scope::Plan(slug(plan)), Scope::EachTenant(slug(plan))]));
+    for who in everybody() {
+        let users = (0..USERS).map(|user| who.user(user));
+        scopes.extend(who.scopes().into_iter().chain(users).chain([Scope::EachEndUser(who.tenant.clone())]));
+    }
+    scopes.sort();
+    scopes.dedup();
+    scopes
+}
+
 pub fn directory() -> Directory {
     let mut directory = Directory::default();
-    directory.apply(Change::PlanSet(Plan::standard()));
+    for plan in PLANS {
+        directory.apply(Change::PlanSet(Plan { id: slug(plan), ..Plan::standard() }));
+    }
     for tenant in TENANTS {
         let who = Tenant::new(slug(tenant), Plan::standard().id, start());
         directory.apply(Change::TenantCreated(who));
@@ -146,7 +172,11 @@ pub fn reserved(number: u128, at: Timestamp, hold: Amounts) -> Record {
 }
 
 pub fn reserved_by(who: &Who, number: u128, at: Timestamp, hold: Amounts) -> Record {
-    let draft = who.draft(id(number));
+    reserved_as(who.spender(), UtcOffset(0), number, at, hold)
+}
+
+pub fn reserved_as(spender: Spender, offset: UtcOffset, number: u128, at: Timestamp, hold: Amounts) -> Record {
+    let draft = Draft { spender, ..Who::acme().draft(id(number)) };
     let Draft {
         id, deadline, spender, route, provider, model, stream, price_version, idempotency, attribution, ..
     } = draft;
@@ -155,7 +185,7 @@ pub fn reserved_by(who: &Who, number: u128, at: Timestamp, hold: Amounts) -> Rec
         at,
         deadline,
         spender,
-        offset: UtcOffset(0),
+        offset,
         hold,
         route,
         provider,
@@ -176,6 +206,36 @@ pub fn posted_as(number: u128, at: Timestamp, amounts: Amounts, confidence: Conf
     Record::Posted(Posted { id: id(number), at, usage, amounts, overrun, confidence, outcome })
 }
 
+/// The hold of a request grew to this, for a dearer provider.
+pub fn extended(number: u128, at: Timestamp, hold: Amounts) -> Record {
+    let (provider, model, price_version) = ("dear".into(), "large-1".into(), "test-1".into());
+    Record::Extended(Box::new(Extended { id: id(number), at, hold, provider, model, price_version }))
+}
+
+/// A measured posting turns out to be another: held at `held_at`, adjusted at `at`.
+pub fn adjusted(
+    spender: Spender,
+    offset: UtcOffset,
+    number: u128,
+    held_at: Timestamp,
+    was: Amounts,
+    now: Amounts,
+) -> Adjusted {
+    let standing = |amounts| Standing { amounts, overrun: Amounts::ZERO, confidence: Confidence::Measured };
+    Adjusted {
+        id: id(number),
+        at: held_at,
+        spender,
+        held_at,
+        offset,
+        was: standing(was),
+        now: standing(now),
+        usage: Usage::default(),
+        price_version: "test-1".into(),
+        reason: Reason::Reconciled,
+    }
+}
+
 pub fn voided(number: u128, at: Timestamp) -> Record {
     Record::Voided(Voided { id: id(number), at, outcome: Outcome::NotSent })
 }
@@ -188,6 +248,12 @@ pub fn cap(scope: &Scope, window: Window, basis: Basis, cap: Option<PicoSum>, at
     Record::CapSet(CapSet { scope: scope.clone(), window, basis, cap, alerts: Default::default(), at })
 }
 
+/// A budget that refuses nothing and alerts.
+pub fn alert(scope: &Scope, window: Window, threshold: i128, at: Timestamp) -> Record {
+    let (basis, alerts) = (Basis::Cost, [PicoSum(threshold)].into_iter().collect());
+    Record::CapSet(CapSet { scope: scope.clone(), window, basis, cap: None, alerts, at })
+}
+
 /// A ledger made from nothing but records, each of which must be accepted.
 pub fn replay(records: &[Record]) -> Ledger {
     let mut ledger = Ledger::default();
@@ -195,6 +261,11 @@ pub fn replay(records: &[Record]) -> Ledger {
         ledger.commit(record).unwrap_or_else(|why| panic!("replay refused {record:?}: {why}"));
     }
     ledger
+}
+
+/// Its budgets, all in UTC.
+pub fn budgets_of(ledger: &Ledger, at: Timestamp) -> Vec<BudgetState> {
+    ledger.budgets(at, |_| Zone::UTC, |_| true)
 }
 
 // === settlements and refusals ===

@@ -9,6 +9,7 @@ use rustix::fs::FlockOperation;
 use tollgate_ledger::Books;
 use tollgate_types::{Clock, TenantId};
 
+use crate::answers::{Answers, AnswersError, AnswersThread};
 use crate::fault;
 use crate::journal::segment::{self, SegmentError};
 use crate::journal::{self, Journal, JournalThread, JournalWriter, Sequence};
@@ -32,12 +33,14 @@ pub struct Store {
     pub journal: Journal,
     pub vault: Arc<Vault>,
     pub projector: Projector,
+    pub answers: Answers,
     pub dir: PathBuf,
     /// Reservations that the last process left pending, now indeterminate.
     pub recovered: usize,
     // In the order of their ends: nobody appends any more, then the journal is durable, then the view follows it.
     journal_thread: JournalThread,
     projector_thread: ProjectorThread,
+    answers_thread: AnswersThread,
     _lock: Lock,
 }
 
@@ -53,6 +56,8 @@ pub enum StoreError {
     Vault(#[from] VaultError),
     #[error(transparent)]
     View(#[from] ViewError),
+    #[error(transparent)]
+    Answers(#[from] AnswersError),
     #[error(
         "{what} holds record {held}, but the journal ends at {last}: it lost records that were durable; restore the \
          journal from its copy, or, to go on without them, move {what} away"
@@ -76,6 +81,7 @@ pub struct Layout {
     pub prices: PathBuf,
     pub keys: PathBuf,
     pub view: PathBuf,
+    pub answers: PathBuf,
     pub lock: PathBuf,
 }
 
@@ -89,6 +95,7 @@ impl Layout {
             prices: dir.join("prices"),
             keys: dir.join("keys"),
             view: dir.join("view.sqlite"),
+            answers: dir.join("answers.sqlite"),
             lock: dir.join("lock"),
         }
     }
@@ -125,18 +132,32 @@ impl Store {
         let io = |source| StoreError::Io { path: layout.journal.clone(), source };
         let view = open_view(&layout.view)?;
         check_not_behind(&layout.view.display().to_string(), view.position(), last)?;
+        let (answers, answers_thread) = Answers::start(&layout.answers, Arc::clone(&vault), options.clock.clone())?;
         let (journal, writer, journal_thread) = Journal::start(&layout.journal, options.journal, tail).map_err(io)?;
         let books = Arc::new(Books::new(state.ledger, state.directory, writer, options.clock.clone()));
         let recovered = books.recover();
         let (projector, projector_thread) = Projector::start(&layout, view, journal.clone());
         let dir = options.dir.clone();
-        Ok(Self { books, journal, vault, projector, dir, recovered, journal_thread, projector_thread, _lock: lock })
+        Ok(Self {
+            books,
+            journal,
+            vault,
+            projector,
+            answers,
+            dir,
+            recovered,
+            journal_thread,
+            projector_thread,
+            answers_thread,
+            _lock: lock,
+        })
     }
 
     /// Makes everything durable and brings the view up to it.
     pub fn close(self) {
         self.journal_thread.stop();
         self.projector_thread.stop();
+        self.answers_thread.stop();
     }
 
     /// Makes the view of a store that nobody has open again, from the journal alone.

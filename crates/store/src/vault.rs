@@ -9,14 +9,17 @@
 //! slot   192 B   u8 state (0 free, 1 in use), u8 name length, name (63 B), u8 zero, wrapped key (60 B: nonce, ciphertext,
 //!                tag), zeros, u32 CRC-32C of the bytes before
 //! ```
-//! Slot 0 holds the store's own secret, under which API keys are hashed.
+//! Slot 0 holds the store's own secret, under which API keys are hashed; slots named `*receipt-1` and on, the keys that
+//! sign receipts ([`receipt_keys`]).
 
-use std::collections::HashMap;
+pub mod receipt_keys;
+
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::hmac;
@@ -25,6 +28,7 @@ use tollgate_types::directory::Sealed;
 use tollgate_types::{EndUserId, TenantId};
 use zeroize::{Zeroize, Zeroizing};
 
+use self::receipt_keys::{PUBLIC_KEY_BYTES, RECEIPT_KEYS_MAX, ReceiptKeys, ReceiptSigner};
 use crate::fault;
 use crate::prepared::Prepared;
 
@@ -59,13 +63,15 @@ pub struct Vault {
     encryption: Box<dyn KeyEncryption>,
     random: SystemRandom,
     api_keys: hmac::Key,
+    /// Locked before `slots` where both are.
+    receipts: Mutex<ReceiptKeys>,
     slots: Mutex<Slots>,
 }
 
 struct Slots {
     file: File,
     /// Where each tenant's slot is, and its data key once it was unwrapped.
-    tenants: HashMap<TenantId, (u64, Option<Box<DataKey>>)>,
+    tenants: HashMap<TenantId, (u64, Option<Arc<DataKey>>)>,
     /// How many of them are unwrapped.
     unwrapped: usize,
     free: Vec<u64>,
@@ -99,6 +105,8 @@ pub enum VaultError {
     MalformedMasterKey,
     #[error("the system gives no randomness")]
     NoRandomness,
+    #[error("there are {RECEIPT_KEYS_MAX} keys for receipts already, and none is ever forgotten")]
+    TooManyReceiptKeys,
 }
 
 // === impl MasterKey ===
@@ -157,9 +165,43 @@ impl Vault {
             unclean: Vec::new(),
             end: HEADER_BYTES,
         };
-        let secret = encryption.unwrap(STORE_SECRET, &slots.load(path)?)?;
+        let Loaded { secret, receipt_keys } = slots.load(path)?;
+        let missing =
+            || VaultError::Unusable { path: path.to_owned(), reason: "the store's own secret is missing".to_owned() };
+        let secret = encryption.unwrap(STORE_SECRET, &secret.ok_or_else(missing)?)?;
         let api_keys = hmac::Key::new(hmac::HMAC_SHA256, secret.as_slice());
-        Ok(Self { path: path.to_owned(), encryption, random, api_keys, slots: Mutex::new(slots) })
+        let receipts = Mutex::new(ReceiptKeys::unwrapped(&receipt_keys, &*encryption)?);
+        let vault = Self { path: path.to_owned(), encryption, random, api_keys, receipts, slots: Mutex::new(slots) };
+        if receipt_keys.is_empty() {
+            vault.rotate_receipt_key()?;
+        }
+        Ok(vault)
+    }
+
+    /// The key that signs receipts now.
+    pub fn receipt_signer(&self) -> Arc<ReceiptSigner> {
+        self.lock_receipts().newest().expect("the first was made when the key file was opened")
+    }
+
+    /// The public halves of all keys that ever signed receipts; the one that signs now is the first.
+    pub fn receipt_public_keys(&self) -> Vec<[u8; PUBLIC_KEY_BYTES]> {
+        self.lock_receipts().published()
+    }
+
+    /// Makes a new key, durably, and has it sign receipts from now on.
+    pub fn rotate_receipt_key(&self) -> Result<(), VaultError> {
+        let mut keys = self.lock_receipts();
+        let (number, slot) = keys.next()?;
+        let seed = random_key(&self.random)?;
+        let wrapped = self.encryption.wrap(&slot, &seed)?;
+        self.lock().add(&self.path, &slot, &wrapped)?;
+        keys.insert(number, &seed);
+        tracing::info!(number, "made a new key that signs receipts");
+        Ok(())
+    }
+
+    fn lock_receipts(&self) -> MutexGuard<'_, ReceiptKeys> {
+        self.receipts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes a tenant's data key, durably. Having one already is fine.
@@ -170,15 +212,7 @@ impl Vault {
         }
         let key = random_key(&self.random)?;
         let wrapped = self.encryption.wrap(tenant.as_str(), &key)?;
-        let at = slots.unused();
-        if let Err(error) = slots.write(&self.path, at, Some((tenant.as_str(), &wrapped))) {
-            // Whatever of it reached the disk must not be found there later beside another key of this tenant.
-            match slots.write(&self.path, at, None) {
-                Ok(()) => slots.free.push(at),
-                Err(_) => slots.unclean.push(at),
-            }
-            return Err(error);
-        }
+        let at = slots.add(&self.path, tenant.as_str(), &wrapped)?;
         slots.tenants.insert(tenant.clone(), (at, None));
         Ok(())
     }
@@ -255,13 +289,13 @@ impl Vault {
             let mut slot = [0; SLOT_BYTES];
             file.read_exact_at(&mut slot, *at).map_err(|source| VaultError::Io { path: self.path.clone(), source })?;
             let wrapped = &slot[WRAPPED_AT..WRAPPED_AT + WRAPPED_BYTES];
-            *key = Some(Box::new(DataKey::new(&*self.encryption.unwrap(tenant.as_str(), wrapped)?)));
+            *key = Some(Arc::new(DataKey::new(&*self.encryption.unwrap(tenant.as_str(), wrapped)?)));
             *unwrapped += 1;
         }
-        match key {
-            Some(key) => work(key),
-            None => Err(VaultError::NoKey(tenant.to_string())),
-        }
+        let key = key.clone().ok_or_else(|| VaultError::NoKey(tenant.to_string()))?;
+        // The work may take as long as its text is large: others need not wait for it.
+        drop(slots);
+        work(&key)
     }
 
     fn lock(&self) -> MutexGuard<'_, Slots> {
@@ -298,10 +332,17 @@ impl DataKey {
 
 // === impl Slots ===
 
+/// The store's own keys as they lie in the file, wrapped.
+#[derive(Default)]
+struct Loaded {
+    secret: Option<Vec<u8>>,
+    receipt_keys: BTreeMap<u32, Vec<u8>>,
+}
+
 impl Slots {
-    /// Reads every slot; gives back the store's wrapped secret. A tenant's slot whose checksum is wrong was never
-    /// acknowledged (its write was cut short), so it is free.
-    fn load(&mut self, path: &Path) -> Result<Vec<u8>, VaultError> {
+    /// Reads every slot; gives back the store's own keys. A tenant's slot whose checksum is wrong was never acknowledged
+    /// (its write was cut short), so it is free.
+    fn load(&mut self, path: &Path) -> Result<Loaded, VaultError> {
         let io = |source| VaultError::Io { path: path.to_owned(), source };
         let unusable = |reason: &str| VaultError::Unusable { path: path.to_owned(), reason: reason.to_owned() };
         let mut header = [0; 64];
@@ -310,25 +351,45 @@ impl Slots {
             return Err(unusable("not a key file of this version"));
         }
         let length = self.file.metadata().map_err(io)?.len();
-        let mut secret = None;
+        let mut loaded = Loaded::default();
         while self.end + SLOT_BYTES as u64 <= length {
             let at = self.end;
             let mut slot = [0; SLOT_BYTES];
             self.file.read_exact_at(&mut slot, at).map_err(io)?;
             self.end += SLOT_BYTES as u64;
             match decode_slot(&slot) {
-                Some((STORE_SECRET, wrapped)) if at == HEADER_BYTES => secret = Some(wrapped.to_vec()),
-                Some((name, _)) => {
-                    let tenant = name.parse().map_err(|_| unusable("a slot with a strange name"))?;
-                    if self.tenants.insert(tenant, (at, None)).is_some() {
-                        return Err(unusable("two keys of one tenant"));
+                Some((STORE_SECRET, wrapped)) if at == HEADER_BYTES => loaded.secret = Some(wrapped.to_vec()),
+                Some((name, wrapped)) => {
+                    let twice = match ReceiptKeys::number_of(name) {
+                        Some(number) => loaded.receipt_keys.insert(number, wrapped.to_vec()).is_some(),
+                        None => {
+                            let tenant = name.parse().map_err(|_| unusable("a slot with a strange name"))?;
+                            self.tenants.insert(tenant, (at, None)).is_some()
+                        }
+                    };
+                    if twice {
+                        return Err(unusable("two keys of one name"));
                     }
                 }
                 None if at == HEADER_BYTES => return Err(unusable("the store's own secret is damaged")),
                 None => self.free.push(at),
             }
         }
-        secret.ok_or_else(|| unusable("the store's own secret is missing"))
+        Ok(loaded)
+    }
+
+    /// Writes a key to a slot that is free, and says where.
+    fn add(&mut self, path: &Path, name: &str, wrapped: &[u8]) -> Result<u64, VaultError> {
+        let at = self.unused();
+        if let Err(error) = self.write(path, at, Some((name, wrapped))) {
+            // Whatever of it reached the disk must not be found there later beside another key of that name.
+            match self.write(path, at, None) {
+                Ok(()) => self.free.push(at),
+                Err(_) => self.unclean.push(at),
+            }
+            return Err(error);
+        }
+        Ok(at)
     }
 
     /// A slot to write to.
@@ -461,7 +522,8 @@ mod tests {
         vault.create(&tenant("a")).expect("a key");
         let sealed = vault.seal(&tenant("a"), "label", b"Ada").expect("sealed");
         let before = std::fs::read(&path).expect("the file");
-        let slot = usize::try_from(HEADER_BYTES).expect("small") + SLOT_BYTES;
+        // After the store's own two.
+        let slot = usize::try_from(HEADER_BYTES).expect("small") + 2 * SLOT_BYTES;
         let wrapped = before[slot + WRAPPED_AT..slot + WRAPPED_AT + WRAPPED_BYTES].to_vec();
         vault.destroy(&tenant("a")).expect("destroyed");
         let after = std::fs::read(&path).expect("the file");
@@ -473,6 +535,41 @@ mod tests {
         let again = Vault::open(&path, master("a")).expect("the same file");
         assert!(matches!(again.seal(&tenant("a"), "label", b"x"), Err(VaultError::NoKey(_))));
         again.seal(&tenant("b"), "label", b"x").expect("b has a key");
+    }
+
+    #[test]
+    fn the_keys_for_receipts_survive_a_restart_and_the_newest_signs() {
+        use ring::signature::{ED25519, UnparsedPublicKey};
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("keys");
+        let vault = Vault::open(&path, master("a")).expect("a new file");
+        vault.create(&tenant("a")).expect("a key");
+        let first = vault.receipt_signer().public_key();
+        let signature = vault.receipt_signer().sign(b"a receipt");
+        UnparsedPublicKey::new(&ED25519, first).verify(b"a receipt", &signature).expect("anybody can verify it");
+        vault.rotate_receipt_key().expect("a new key");
+        let second = vault.receipt_signer().public_key();
+        assert_eq!(vault.receipt_public_keys(), [second, first], "both are published, the newest first");
+        drop(vault);
+
+        let again = Vault::open(&path, master("a")).expect("the same file");
+        assert_eq!(again.receipt_public_keys(), [second, first]);
+        assert_eq!(again.receipt_signer().sign(b"x"), again.receipt_signer().sign(b"x"));
+        assert!(again.has(&tenant("a")));
+        for _ in 2..RECEIPT_KEYS_MAX {
+            again.rotate_receipt_key().expect("a new key");
+        }
+        assert!(matches!(again.rotate_receipt_key(), Err(VaultError::TooManyReceiptKeys)));
+    }
+
+    #[test]
+    fn no_slot_but_a_receipt_key_s_own_is_taken_for_one() {
+        assert_eq!(ReceiptKeys::number_of("*receipt-12"), Some(12));
+        for name in
+            ["*receipt-", "*receipt-012", "*receipt-+1", "*receipt--1", "receipt-1", "*", "*receipt-99999999999"]
+        {
+            assert_eq!(ReceiptKeys::number_of(name), None, "{name}");
+        }
     }
 
     #[test]

@@ -146,7 +146,8 @@ impl Reading<'_> {
     fn compare_snapshot(&mut self, sequence: Sequence) {
         let Some(snapshot) = self.snapshots.iter().find(|snapshot| snapshot.sequence == sequence) else { return };
         let (there, here) = (snapshot.ledger.audit(), self.state.ledger.audit());
-        if there != here || snapshot.directory != self.state.directory {
+        let keys_differ = snapshot.ledger.keys() != self.state.ledger.keys();
+        if there != here || keys_differ || snapshot.directory != self.state.directory {
             self.disagreements.push(format!("the snapshot after record {sequence} is not what the journal says"));
             let of = |audit: &Audit| audit.totals.posted.cost.0 + audit.pending.cost.0 + audit.indeterminate.cost.0;
             self.drift += (of(&there) - of(&here)).abs();

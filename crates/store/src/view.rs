@@ -1,6 +1,7 @@
 //! The SQLite projection of the journal: usage events, who exists, caps and price books, for questions that may take
-//! their time. Nothing here is asked during a request, and nothing here is the truth: a view that is damaged, or of
-//! another version, is thrown away and made again from the journal's first record.
+//! their time. During a request it is asked for nothing but idempotency keys that memory has forgotten. And nothing here
+//! is the truth: a view that is damaged, or of another version, is thrown away and made again from the journal's first
+//! record.
 //!
 //! - this file: opening, and [`View::apply`], which writes records in the order of the journal.
 //! - [`query`]: the questions ([`Reader`]). - [`totals`]: sums that are exact for every `u64`.
@@ -15,13 +16,13 @@ use tollgate_ledger::{Adjusted, CapSet, Extended, Posted, Record, Reserved, Void
 use tollgate_types::directory::{ApiKey, Change, Limits, Plan, Project, Sealed, Tariff, Tenant, TightBudget};
 use tollgate_types::{RequestId, Scope};
 
-mod columns;
+pub(crate) mod columns;
 pub mod query;
 #[cfg(test)]
 mod tests;
 pub mod totals;
 
-pub use query::{EventEnd, EventState, Group, GroupBy, Page, Reader, SummaryRow, UsageEvent, UsageFilter};
+pub use query::{Adjustment, EventEnd, EventState, Group, GroupBy, Page, Reader, SummaryRow, UsageEvent, UsageFilter};
 pub use totals::{StateCounts, TokenSums, ViewTotals};
 
 use columns::{Bits, id_bytes};
@@ -117,7 +118,7 @@ impl View {
 /// Writes what follows on the view's position, and gives back the new one.
 fn write(transaction: &Transaction<'_>, records: &[(u64, Record)]) -> Result<u64, ViewError> {
     let before = read_position(transaction)?;
-    let mut position = before;
+    let (mut position, mut latest) = (before, 0);
     for (sequence, record) in records {
         if *sequence <= position {
             continue;
@@ -127,9 +128,11 @@ fn write(transaction: &Transaction<'_>, records: &[(u64, Record)]) -> Result<u64
         }
         Writing { transaction, sequence: *sequence }.record(record)?;
         position = *sequence;
+        latest = record.at().map_or(latest, |at| at.0.max(latest));
     }
     if position != before {
-        transaction.execute("UPDATE position SET sequence = ?1", params![Bits(position)])?;
+        let sql = "UPDATE position SET sequence = ?1, latest = MAX(latest, ?2)";
+        transaction.execute(sql, params![Bits(position), latest])?;
     }
     Ok(position)
 }
@@ -208,11 +211,12 @@ impl Writing<'_> {
     }
 
     fn extended(&self, extended: &Extended) -> rusqlite::Result<usize> {
-        let Extended { id, at: _, hold, provider, model, price_version } = extended;
+        let Extended { id, at, hold, provider, model, price_version } = extended;
         self.execute(
-            "UPDATE usage_events SET hold_cost = ?2, hold_charge = ?3, provider = ?4, model = ?5, price_version = ?6
+            "UPDATE usage_events SET hold_cost = ?2, hold_charge = ?3, provider = ?4, model = ?5, price_version = ?6,
+                extended_at = ?7
              WHERE id = ?1 AND state = 'pending'",
-            params![id_bytes(*id), Bits(hold.cost.0), Bits(hold.charge.0), provider, model, price_version],
+            params![id_bytes(*id), Bits(hold.cost.0), Bits(hold.charge.0), provider, model, price_version, at.0],
         )
     }
 
@@ -503,7 +507,7 @@ fn read_position(connection: &Connection) -> rusqlite::Result<u64> {
 /// The database goes first: SQLite deletes a log that it finds beside no database, but would replay one that does not
 /// belong to the database beside it.
 #[expect(clippy::disallowed_methods, reason = "the store is the room that writes files")]
-fn remove(path: &Path) -> io::Result<()> {
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
     for suffix in ["", "-wal", "-shm"] {
         let mut file = path.as_os_str().to_owned();
         file.push(suffix);

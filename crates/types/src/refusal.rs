@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crate::{Basis, PicoSum, PicoUsd, Timestamp, Window};
+use crate::{Basis, PicoSum, PicoUsd, RequestId, Timestamp, Window};
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -30,6 +30,8 @@ pub enum Refusal {
     Overloaded { reason: &'static str, retry_after: Duration },
     #[error("{0}")]
     Provider(ProviderFault),
+    #[error("{0}")]
+    IdempotencyConflict(IdempotencyConflict),
     #[error("the ledger cannot be written, so nothing may be spent; retry later or ask the operator")]
     LedgerUnavailable,
 }
@@ -57,6 +59,23 @@ pub struct RateLimited {
     pub limit: Option<u64>,
     /// `None`: the request alone is more than the limit ever allows, and waiting does not help.
     pub retry_after: Option<Duration>,
+}
+
+/// The `Idempotency-Key` stands for a request already, and its answer cannot be given again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IdempotencyConflict {
+    pub first: RequestId,
+    pub why: IdempotencyConflictKind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IdempotencyConflictKind {
+    /// The first request asked for something else.
+    OtherBody,
+    /// A crash interrupted the first request: it counts in full until it is known what it came to.
+    InDoubt,
+    /// The first request was charged, and its answer is not there: it broke, was too large, or is too old.
+    AnswerGone,
 }
 
 /// The provider's fault, in words for the caller. The provider's own text goes through only where it is about the
@@ -109,6 +128,7 @@ impl Refusal {
             Self::Overloaded { .. } => "overloaded",
             Self::Provider(fault) if matches!(fault.kind, ProviderFaultKind::Timeout(_)) => "provider_timeout",
             Self::Provider(_) => "provider_error",
+            Self::IdempotencyConflict(_) => "idempotency_conflict",
             Self::LedgerUnavailable => "ledger_unavailable",
         }
     }
@@ -148,6 +168,30 @@ impl std::fmt::Display for RateLimited {
             }
             (None, Some(millis)) => write!(f, "the {scope} is busy; retry in {millis} ms"),
             (None, None) => write!(f, "this request alone needs more {what} than the {scope} has: it can never fit"),
+        }
+    }
+}
+
+impl std::fmt::Display for IdempotencyConflict {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { first, why } = self;
+        match why {
+            IdempotencyConflictKind::OtherBody => {
+                write!(f, "this Idempotency-Key stands for {first}, which asked for something else; ")?;
+                f.write_str("send a new request under a new key")
+            }
+            IdempotencyConflictKind::InDoubt => {
+                write!(f, "this Idempotency-Key stands for {first}, which was interrupted and may be charged; ")?;
+                write!(f, "GET /v1/receipts/{first} says what it came to; to send it anew, use a new key")
+            }
+            IdempotencyConflictKind::AnswerGone => {
+                write!(f, "this Idempotency-Key stands for {first}, which was charged, and its answer is not kept: ")?;
+                write!(
+                    f,
+                    "it broke off, was too large or is older than a day; GET /v1/receipts/{first} says what it "
+                )?;
+                f.write_str("cost; to send it anew, and be charged anew, use a new key")
+            }
         }
     }
 }

@@ -140,7 +140,10 @@ impl From<tollgate_ledger::LogUnavailable> for Refused {
 
 impl From<VaultError> for Refused {
     fn from(error: VaultError) -> Self {
-        Self::internal("the key file cannot be used", &error)
+        match error {
+            VaultError::TooManyReceiptKeys => Self::conflict(error.to_string()),
+            _ => Self::internal("the key file cannot be used", &error),
+        }
     }
 }
 

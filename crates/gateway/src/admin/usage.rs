@@ -8,13 +8,14 @@ use axum::Json;
 use axum::extract::State;
 use tollgate_client::{List, SummaryBy, SummaryQuery, UsageEvent, UsagePage, UsageQuery, UsageState, UsageSummary};
 use tollgate_store::view::{self, EventState, GroupBy, Reader, SummaryRow, UsageFilter, ViewError};
-use tollgate_types::{Confidence, RequestId};
+use tollgate_types::RequestId;
 
 use super::durable::aside;
 use super::extract::{Asked, optional_id, optional_time};
 use super::projects::known_tenant;
 use super::refused::{Refusals, Refused};
 use crate::app::App;
+use crate::receipt::{confidence, state_shown};
 
 const PAGE_DEFAULT: usize = 100;
 /// How long a question waits for the view; then it is answered with what the view has.
@@ -129,22 +130,6 @@ fn state(state: UsageState) -> EventState {
         UsageState::Voided => EventState::Voided,
         UsageState::Pending => EventState::Pending,
         UsageState::Indeterminate => EventState::Indeterminate,
-    }
-}
-
-fn state_shown(state: EventState) -> UsageState {
-    match state {
-        EventState::Posted => UsageState::Posted,
-        EventState::Voided => UsageState::Voided,
-        EventState::Pending => UsageState::Pending,
-        EventState::Indeterminate => UsageState::Indeterminate,
-    }
-}
-
-fn confidence(confidence: Confidence) -> tollgate_client::Confidence {
-    match confidence {
-        Confidence::Measured => tollgate_client::Confidence::Measured,
-        Confidence::Bounded => tollgate_client::Confidence::Bounded,
     }
 }
 

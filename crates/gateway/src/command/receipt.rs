@@ -1,39 +1,140 @@
-//! `tollgate receipt`.
+//! `tollgate receipt`. Verifying reads two files and asks nobody: who doubts the gateway should not have to ask it.
 
-use tollgate_client::{Confidence, Receipt};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+use tollgate_client::{Confidence, Receipt, ReceiptKeys, ReceiptStatement};
 use tollgate_types::RequestId;
 
-use super::table::{fields, or_none, usd};
+use super::table::{Column, fields, or_none, table, usd};
 use super::{Answer, Connection, Failure};
+use crate::receipt::jws::PublicKeys;
+use crate::receipt::verify::{Check, RECEIPT_BYTES_MAX, Verdict};
 
 #[derive(Debug, clap::Args)]
 pub struct ReceiptArgs {
-    #[command(flatten)]
-    connection: Connection,
     #[command(subcommand)]
     action: Action,
 }
 
 #[derive(Debug, clap::Subcommand)]
 enum Action {
-    /// Show the receipt of one request
-    #[command(after_help = "Example:\n  tollgate receipt show req_019ab0f2c3d4000000000000deadbeef")]
+    /// Show the receipt of one request; with --json all of it, signed, for a file
+    #[command(
+        after_help = "Example:\n  tollgate receipt show req_019ab0f2c3d4000000000000deadbeef --json > receipt.json"
+    )]
     Show {
         /// The answer's x-request-id
         request_id: RequestId,
+        #[command(flatten)]
+        connection: Connection,
     },
+    /// Verify a receipt with nothing but the published keys, offline; exit code 1 if it does not hold
+    #[command(after_help = "Example:\n  tollgate receipt verify receipt.json --keys keys.json")]
+    Verify(VerifyArgs),
+    /// Show the public keys that receipts are signed with; with --json as a JWK set, for a file
+    #[command(after_help = "Example:\n  tollgate receipt key --json > keys.json")]
+    Key {
+        #[command(flatten)]
+        connection: Connection,
+        #[command(subcommand)]
+        action: Option<KeyAction>,
+    },
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum KeyAction {
+    /// Have a new key sign receipts from now on; the ones before it stay published
+    #[command(after_help = "Example:\n  tollgate receipt key rotate")]
+    Rotate,
+}
+
+#[derive(Debug, clap::Args)]
+struct VerifyArgs {
+    /// The receipt: JSON as the gateway gives it, or its JWS alone; - reads standard input
+    #[arg(value_name = "FILE")]
+    receipt: PathBuf,
+    /// The published keys: what `tollgate receipt key --json` or GET /v1/receipts/keys gave
+    #[arg(long, value_name = "FILE")]
+    keys: PathBuf,
 }
 
 impl ReceiptArgs {
     pub async fn run(self) -> Result<Answer, Failure> {
-        let client = self.connection.client()?;
-        let Action::Show { request_id } = self.action;
-        let receipt = client.receipt(&request_id.to_string()).await?;
-        Ok(Answer::new(shown(&receipt), &receipt))
+        match self.action {
+            Action::Show { request_id, connection } => {
+                let receipt = connection.client()?.receipt(&request_id.to_string()).await?;
+                Ok(Answer::new(shown(&receipt), &receipt))
+            }
+            Action::Verify(args) => args.verify(),
+            Action::Key { connection, action } => {
+                let client = connection.client()?;
+                let keys = match action {
+                    None => client.receipt_keys().await?,
+                    Some(KeyAction::Rotate) => client.rotate_receipt_key().await?,
+                };
+                Ok(Answer::new(shown_keys(&keys), &keys))
+            }
+        }
     }
 }
 
+impl VerifyArgs {
+    fn verify(&self) -> Result<Answer, Failure> {
+        let receipt = read(&self.receipt)?;
+        let keys = PublicKeys::parse(&read(&self.keys)?)
+            .map_err(|error| Failure::Arguments(format!("{}: {error}", self.keys.display())))?;
+        let verdict = Verdict::of(&receipt, &keys);
+        let checks = |check: &Check| {
+            let (Ok(found) | Err(found)) = &check.found;
+            json!({ "name": check.name, "passed": check.found.is_ok(), "found": found })
+        };
+        let answer = json!({
+            "verified": verdict.holds(),
+            "key_id": verdict.key_id,
+            "checks": verdict.checks.iter().map(checks).collect::<Vec<_>>(),
+            "statement": verdict.statement.as_ref().filter(|_| verdict.holds()),
+        });
+        Ok(Answer::new(shown_verdict(&verdict), &answer).passed_if(verdict.holds()))
+    }
+}
+
+/// At most a receipt's length and one byte more, which is then found too long.
+fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    let mut bytes = Vec::new();
+    let limit = RECEIPT_BYTES_MAX as u64 + 1;
+    let read = if path == Path::new("-") {
+        std::io::stdin().lock().take(limit).read_to_end(&mut bytes)
+    } else {
+        std::fs::File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes))
+    };
+    read.map_err(|error| Failure::Arguments(format!("cannot read {}: {error}", path.display())))?;
+    Ok(bytes)
+}
+
+fn shown_verdict(verdict: &Verdict) -> String {
+    let mut lines: Vec<(&str, String)> = Vec::new();
+    for check in &verdict.checks {
+        match &check.found {
+            Ok(found) => lines.push((check.name, format!("ok    {found}"))),
+            Err(wrong) => lines.push((check.name, format!("FAIL  {wrong}"))),
+        }
+    }
+    let judged = fields(&lines);
+    match &verdict.statement {
+        Some(statement) if verdict.holds() => format!("{judged}\n\n{}", shown_statement(statement)),
+        _ => format!("{judged}\n\nthis receipt does not hold"),
+    }
+}
+
+fn shown_statement(statement: &ReceiptStatement) -> String {
+    shown(&statement.signed(String::new()))
+}
+
 fn shown(receipt: &Receipt) -> String {
+    let said = |name: &str| receipt.statement[name].as_str().unwrap_or_default();
+    let adjusted = receipt.statement["adjustments"].as_array().map_or(0, Vec::len);
     let event = &receipt.event;
     let part_of = |whole: u64, part: u64, name: &str| {
         if part == 0 { whole.to_string() } else { format!("{whole} ({part} {name})") }
@@ -57,13 +158,23 @@ fn shown(receipt: &Receipt) -> String {
         ("charge", format!("{} USD", receipt.charge_usd)),
         ("overrun", format!("{} USD", usd(&event.overrun_picousd))),
         ("prices", event.price_version.clone()),
+        ("adjustments", adjusted.to_string()),
+        ("final", if receipt.statement["final"] == true { "yes" } else { "no" }.to_owned()),
+        ("signed", format!("{} by {}", said("signed_at"), said("issuer"))),
     ])
+}
+
+fn shown_keys(keys: &ReceiptKeys) -> String {
+    let columns = [Column::Text("KEY"), Column::Text("PUBLIC KEY"), Column::Text("STATE")];
+    let row = |(place, key): (usize, &tollgate_client::ReceiptKey)| {
+        let state = if place == 0 { "signs" } else { "published" };
+        vec![key.kid.clone(), key.x.clone(), state.to_owned()]
+    };
+    table(&columns, keys.keys.iter().enumerate().map(row).collect(), "no keys")
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
@@ -74,7 +185,8 @@ mod tests {
             "ended_at": "2026-11-23T05:00:01Z", "state": "posted", "confidence": "measured", "input_tokens": 10,
             "cached_input_tokens": 4, "output_tokens": 20, "reasoning_tokens": 0, "hold_cost_picousd": "614400000",
             "cost_picousd": "12345000", "charge_picousd": "12345000", "overrun_picousd": "0", "price_version": "v1",
-            "outcome": "completed", "cost_usd": "0.000012345", "charge_usd": "0.000012345",
+            "outcome": "completed", "cost_usd": "0.000012345", "charge_usd": "0.000012345", "jws": "a.b.c",
+            "statement": { "issuer": "me", "signed_at": "2026-11-23T05:00:02Z", "final": true, "adjustments": [] },
         }))
         .expect("a receipt");
         assert_eq!(
@@ -96,7 +208,22 @@ mod tests {
              cost           0.000012345 USD\n\
              charge         0.000012345 USD\n\
              overrun        0.00 USD\n\
-             prices         v1"
+             prices         v1\n\
+             adjustments    0\n\
+             final          yes\n\
+             signed         2026-11-23T05:00:02Z by me"
+        );
+    }
+
+    #[test]
+    fn the_key_that_signs_is_told_from_those_before_it() {
+        let key = |kid: &str| json!({ "kty": "OKP", "crv": "Ed25519", "kid": kid, "x": "AA" });
+        let keys = serde_json::from_value(json!({ "keys": [key("new"), key("old")] })).expect("keys");
+        assert_eq!(
+            shown_keys(&keys),
+            "KEY  PUBLIC KEY  STATE\n\
+             new  AA          signs\n\
+             old  AA          published"
         );
     }
 }

@@ -66,6 +66,7 @@ fn what_cannot_be_meant_is_refused_with_exit_code_2() {
         "tollgate plan set standard --tight-budget maybe",
         "tollgate usage list --limit 1001",
         "tollgate receipt show 7",
+        "tollgate receipt verify receipt.json",
         "tollgate ledger verify --dir a --config b",
         "tollgate completion csh",
     ] {

@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tollgate_types::Refusal;
 
 use crate::stream::StreamBody;
@@ -20,8 +21,26 @@ const DISCARD_FACTOR: usize = 8;
 pub enum Body {
     Whole(Bytes),
     Stream(Box<StreamBody>),
+    /// A stream that goes on without its caller: passed on by who works on it.
+    Relayed(Relayed),
     /// The control plane's.
     Admin(axum::body::Body),
+}
+
+/// The caller's end of a stream that is passed on.
+#[derive(Debug)]
+pub struct Relayed {
+    pieces: mpsc::UnboundedReceiver<Piece>,
+    ended: bool,
+}
+
+/// A piece of it. Whoever stops before the last has broken off.
+#[derive(Debug)]
+pub struct Piece {
+    pub bytes: Bytes,
+    pub last: bool,
+    /// Its share of what may lie between the two; given back when the caller takes it.
+    pub _room: OwnedSemaphorePermit,
 }
 
 /// What ends a connection in the middle of an answer.
@@ -44,6 +63,7 @@ impl HttpBody for Body {
             Self::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
             Self::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Self::Stream(stream) => stream.poll_data(context).map(|data| data.map(|data| Ok(Frame::data(data)))),
+            Self::Relayed(relayed) => relayed.poll_data(context).map(|data| data.map(|data| data.map(Frame::data))),
             Self::Admin(body) => Pin::new(body).poll_frame(context).map_err(Into::into),
         }
     }
@@ -52,6 +72,7 @@ impl HttpBody for Body {
         match self {
             Self::Whole(bytes) => bytes.is_empty(),
             Self::Stream(stream) => stream.has_ended(),
+            Self::Relayed(relayed) => relayed.ended,
             Self::Admin(body) => body.is_end_stream(),
         }
     }
@@ -59,9 +80,26 @@ impl HttpBody for Body {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Self::Stream(_) => SizeHint::default(),
+            Self::Stream(_) | Self::Relayed(_) => SizeHint::default(),
             Self::Admin(body) => body.size_hint(),
         }
+    }
+}
+
+// === impl Relayed ===
+
+impl Relayed {
+    pub fn new(pieces: mpsc::UnboundedReceiver<Piece>) -> Self {
+        Self { pieces, ended: false }
+    }
+
+    fn poll_data(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let piece = std::task::ready!(self.pieces.poll_recv(context));
+        self.ended = piece.as_ref().is_none_or(|piece| piece.last);
+        Poll::Ready(Some(piece.map(|piece| piece.bytes).ok_or_else(|| "the stream broke off".into())))
     }
 }
 

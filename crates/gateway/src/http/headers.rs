@@ -23,6 +23,15 @@ const LIMIT_TOKENS: HeaderName = HeaderName::from_static("x-ratelimit-limit-toke
 const REMAINING_TOKENS: HeaderName = HeaderName::from_static("x-ratelimit-remaining-tokens");
 const RESET_TOKENS: HeaderName = HeaderName::from_static("x-ratelimit-reset-tokens");
 
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+const ORIGINAL_REQUEST_ID: HeaderName = HeaderName::from_static("x-tollgate-original-request-id");
+
+/// What of our own headers is kept with an answer that may be given again.
+pub const KEPT: [HeaderName; 4] = [MODEL, CACHE, COST, CHARGE];
+/// Longest idempotency key, in bytes.
+pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
+
 const END_USER: HeaderName = HeaderName::from_static("x-tollgate-end-user");
 
 /// What a caller may say of a request besides its body, to find its cost again later.
@@ -46,6 +55,19 @@ pub fn api_key(headers: &HeaderMap) -> Option<&str> {
 
 pub fn project(headers: &HeaderMap) -> Option<&HeaderValue> {
     headers.get(PROJECT)
+}
+
+/// The caller's own name for the request, under which it may be sent again.
+pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<&[u8]>, Refusal> {
+    let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
+    let Some(key) = values.next().map(HeaderValue::as_bytes) else { return Ok(None) };
+    let fits = (1..=IDEMPOTENCY_KEY_BYTES_MAX).contains(&key.len()) && key.iter().all(u8::is_ascii_graphic);
+    if !fits || values.next().is_some() {
+        return Err(Refusal::invalid(format!(
+            "the header '{IDEMPOTENCY_KEY}' must be one value of 1 to {IDEMPOTENCY_KEY_BYTES_MAX} visible ASCII characters"
+        )));
+    }
+    Ok(Some(key))
 }
 
 /// The tenant's own name for whom it sends the request.
@@ -83,6 +105,11 @@ pub fn admitted(headers: &mut HeaderMap, model: &str, rate: RateState) {
         headers.insert(MODEL, model);
     }
     headers.insert(CACHE, HeaderValue::from_static("bypass"));
+    limited(headers, rate);
+}
+
+/// What is left of the tenant's limits.
+pub fn limited(headers: &mut HeaderMap, rate: RateState) {
     let requests = [LIMIT_REQUESTS, REMAINING_REQUESTS, RESET_REQUESTS];
     let tokens = [LIMIT_TOKENS, REMAINING_TOKENS, RESET_TOKENS];
     for (allowance, [limit, remaining, reset]) in [(rate.requests, requests), (rate.tokens, tokens)] {
@@ -91,6 +118,12 @@ pub fn admitted(headers: &mut HeaderMap, model: &str, rate: RateState) {
         headers.insert(remaining, HeaderValue::from(allowance.remaining));
         headers.insert(reset, value(&duration(allowance.reset)));
     }
+}
+
+/// What an answer bears that was given before, to the request `original`.
+pub fn replayed(headers: &mut HeaderMap, original: RequestId) {
+    headers.insert(REPLAYED, HeaderValue::from_static("true"));
+    headers.insert(ORIGINAL_REQUEST_ID, request_id(original));
 }
 
 /// What a settled request's answer bears.
@@ -149,6 +182,25 @@ mod tests {
         check(&[("authorization", "Basic dXNlcg=="), ("x-api-key", "tg_2")], Some("tg_2"));
         check(&[("authorization", "tg_1")], None);
         check(&[], None);
+    }
+
+    #[test]
+    fn an_idempotency_key_is_one_visible_value_of_bounded_length() {
+        let check = |pairs: &[(&'static str, &'static str)], key: Option<Option<&str>>| {
+            let all: HeaderMap = headers(pairs);
+            let found = idempotency_key(&all).ok().map(|key| key.map(|key| String::from_utf8_lossy(key).into_owned()));
+            assert_eq!(found, key.map(|key| key.map(str::to_owned)), "{pairs:?}");
+        };
+        let (longest, longer): (&'static str, &'static str) = ("x".repeat(255).leak(), "x".repeat(256).leak());
+        check(&[], Some(None));
+        check(&[("idempotency-key", "\"8e03-97\"")], Some(Some("\"8e03-97\"")));
+        check(&[("idempotency-key", longest)], Some(Some(longest)));
+        check(&[("idempotency-key", longer)], None);
+        check(&[("idempotency-key", "")], None);
+        check(&[("idempotency-key", "a b")], None);
+        let mut twice = headers(&[("idempotency-key", "a")]);
+        twice.append(IDEMPOTENCY_KEY, HeaderValue::from_static("b"));
+        assert!(idempotency_key(&twice).is_err());
     }
 
     #[test]

@@ -60,6 +60,7 @@ pub fn status(refusal: &Refusal) -> StatusCode {
         Refusal::ModelNotFound { .. } | Refusal::NotFound => StatusCode::NOT_FOUND,
         Refusal::UnboundedRequest { .. } => StatusCode::UNPROCESSABLE_ENTITY,
         Refusal::PriceUnknown { .. } => StatusCode::PAYMENT_REQUIRED,
+        Refusal::IdempotencyConflict(_) => StatusCode::CONFLICT,
         Refusal::BudgetExceeded(_) | Refusal::RateLimited(_) | Refusal::Overloaded { .. } => {
             StatusCode::TOO_MANY_REQUESTS
         }
@@ -76,7 +77,8 @@ fn kind(refusal: &Refusal) -> &'static str {
         | Refusal::ModelNotFound { .. }
         | Refusal::NotFound
         | Refusal::UnboundedRequest { .. }
-        | Refusal::PriceUnknown { .. } => "invalid_request_error",
+        | Refusal::PriceUnknown { .. }
+        | Refusal::IdempotencyConflict(_) => "invalid_request_error",
         Refusal::InvalidApiKey => "authentication_error",
         Refusal::RoleDenied { .. } => "permission_error",
         Refusal::BudgetExceeded(_) => "insufficient_quota",
@@ -107,8 +109,8 @@ fn retry(refusal: &Refusal) -> Retry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tollgate_types::refusal::BudgetExceeded;
-    use tollgate_types::{Basis, PicoSum, PicoUsd, Timestamp, Window};
+    use tollgate_types::refusal::{BudgetExceeded, IdempotencyConflict, IdempotencyConflictKind};
+    use tollgate_types::{Basis, PicoSum, PicoUsd, RequestId, Timestamp, Window};
 
     fn check(refusal: Refusal, status: u16, code: &str, retry: [Option<&str>; 3]) {
         let response = respond(&refusal);
@@ -145,6 +147,12 @@ mod tests {
         check(provider(ProviderFaultKind::Status(429), Some(wait)), 502, "provider_error", after);
         check(provider(ProviderFaultKind::Timeout("answer"), None), 504, "provider_timeout", UNSAID);
         check(Refusal::LedgerUnavailable, 503, "ledger_unavailable", [Some("5"), Some("5000"), Some("true")]);
+        for why in
+            [IdempotencyConflictKind::OtherBody, IdempotencyConflictKind::InDoubt, IdempotencyConflictKind::AnswerGone]
+        {
+            let conflict = IdempotencyConflict { first: RequestId(1), why };
+            check(Refusal::IdempotencyConflict(conflict), 409, "idempotency_conflict", NEVER);
+        }
         let budget = BudgetExceeded {
             scope: "tenant",
             shared: false,

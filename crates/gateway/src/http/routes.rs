@@ -31,6 +31,10 @@ pub async fn handle(app: Arc<App>, request: Request<Incoming>) -> Response<Body>
         (&Method::GET, rest) if rest.starts_with("/v1/models/") => {
             questions::model(&app, tenant, request.headers(), &rest["/v1/models/".len()..])
         }
+        (&Method::GET, "/v1/receipts/keys") => Ok(questions::receipt_keys(&app)),
+        (&Method::GET, "/.well-known/tollgate-receipt-keys.json") if tenant.is_none() => {
+            Ok(questions::receipt_keys(&app))
+        }
         (&Method::GET, rest) if rest.starts_with("/v1/receipts/") => {
             questions::receipt(&app, tenant, request.headers(), &rest["/v1/receipts/".len()..]).await
         }

@@ -54,7 +54,7 @@ pub(super) fn sum_sql(column: &str) -> String {
 // === impl Id ===
 
 /// Most significant byte first, so that the order of the bytes is the order of the ids.
-pub(super) fn id_bytes(id: RequestId) -> [u8; 16] {
+pub(crate) fn id_bytes(id: RequestId) -> [u8; 16] {
     id.0.to_be_bytes()
 }
 

@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params, params_from_iter};
 use serde::{Deserialize, Serialize};
-use tollgate_ledger::{Amounts, Idempotency, Reserved};
+use tollgate_ledger::record::{Reason, Standing};
+use tollgate_ledger::{Amounts, Idempotency, Reserved, Use};
 use tollgate_types::directory::Sealed;
 use tollgate_types::usage::Outcome;
 use tollgate_types::{
@@ -61,11 +62,23 @@ pub struct Page<T> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UsageEvent {
     pub reserved: Reserved,
+    /// When its hold last grew, if it did.
+    pub extended_at: Option<Timestamp>,
     pub state: EventState,
     /// How often what it came to was adjusted. `end` says what stands now.
     pub adjustments: u32,
     /// What it came to: of what was posted or voided.
     pub end: Option<EventEnd>,
+}
+
+/// One difference that was found after a request had ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Adjustment {
+    pub at: Timestamp,
+    pub reason: Reason,
+    pub was: Standing,
+    pub now: Standing,
+    pub price_version: Arc<str>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -140,6 +153,24 @@ impl Reader {
         self.ask(|connection| Ok(read_position(connection)?))
     }
 
+    /// What a tenant's idempotency key stands for, and how far the view has come: it holds all records that are older.
+    pub fn key_use(&self, tenant: &TenantId, key: [u8; 16]) -> Result<(Option<Use>, Timestamp), ViewError> {
+        self.ask(|connection| {
+            let moment = connection.unchecked_transaction()?;
+            let latest = moment.query_row("SELECT latest FROM position", [], |row| row.get(0)).map(Timestamp)?;
+            let sql = "SELECT id, idempotency_body, ended_at IS NULL FROM usage_events
+                INDEXED BY usage_by_idempotency_key
+                WHERE tenant = ?1 AND idempotency_key = ?2 AND state <> 'voided' LIMIT 1";
+            let mut statement = moment.prepare_cached(sql)?;
+            let read = |row: &Row<'_>| {
+                let Id(first) = row.get(0)?;
+                Ok(Use { first, body: row.get(1)?, open: row.get(2)? })
+            };
+            let used = statement.query_row(params![tenant.as_str(), key], read).optional()?;
+            Ok((used, latest))
+        })
+    }
+
     /// The view's position, and the sums over all events at that position. Reads every event.
     pub fn totals_at(&self) -> Result<(u64, ViewTotals), ViewError> {
         self.ask(|connection| {
@@ -179,6 +210,18 @@ impl Reader {
         self.ask(|connection| {
             let mut statement = connection.prepare_cached(&sql)?;
             Ok(statement.query_row(params![id_bytes(id)], read_event).optional()?)
+        })
+    }
+
+    /// What was found later of one event, in order. The first `adjustments` of them led to what that event says.
+    pub fn adjustments_of(&self, id: RequestId) -> Result<Vec<Adjustment>, ViewError> {
+        let sql = "SELECT adjusted_at, reason, was_cost, was_charge, was_overrun_cost, was_overrun_charge,
+                was_confidence, cost, charge, overrun_cost, overrun_charge, confidence, price_version
+             FROM adjustments WHERE id = ?1 ORDER BY sequence";
+        self.ask(|connection| {
+            let mut statement = connection.prepare_cached(sql)?;
+            let found = statement.query_map(params![id_bytes(id)], read_adjustment)?;
+            Ok(found.collect::<rusqlite::Result<_>>()?)
         })
     }
 
@@ -298,14 +341,15 @@ impl Selection {
 
 /// In the order in which [`read_event`] reads them.
 const EVENT_COLUMNS: &str = "id, plan, tenant, project, key, end_user, utc_offset, route, provider, model, stream, \
-    price_version, idempotency_key, idempotency_body, attribution, started_at, deadline, hold_cost, hold_charge, state, \
-    adjusted, ended_at, input_tokens, cached_input_tokens, cache_write_tokens, audio_input_tokens, output_tokens, \
+    price_version, idempotency_key, idempotency_body, attribution, started_at, deadline, hold_cost, hold_charge, \
+    extended_at, state, adjusted, ended_at, input_tokens, cached_input_tokens, cache_write_tokens, audio_input_tokens, output_tokens, \
     reasoning_tokens, audio_output_tokens, cost, charge, overrun_cost, overrun_charge, confidence, outcome";
 
 fn read_event(row: &Row<'_>) -> rusqlite::Result<UsageEvent> {
     let cells = &mut Cells::of(row);
     Ok(UsageEvent {
         reserved: read_reserved(cells)?,
+        extended_at: cells.take::<Option<i64>>()?.map(Timestamp),
         state: cells.named()?,
         adjustments: cells.take()?,
         end: read_end(cells)?,
@@ -361,6 +405,22 @@ fn read_end(cells: &mut Cells<'_, '_>) -> rusqlite::Result<Option<EventEnd>> {
         confidence: cells.take::<Option<Named<Confidence>>>()?.map(|Named(confidence)| confidence),
         outcome: cells.named()?,
     }))
+}
+
+/// The cells are read in the order of the fields.
+fn read_adjustment(row: &Row<'_>) -> rusqlite::Result<Adjustment> {
+    let cells = &mut Cells::of(row);
+    Ok(Adjustment {
+        at: cells.take().map(Timestamp)?,
+        reason: cells.named()?,
+        was: read_standing(cells)?,
+        now: read_standing(cells)?,
+        price_version: cells.take()?,
+    })
+}
+
+fn read_standing(cells: &mut Cells<'_, '_>) -> rusqlite::Result<Standing> {
+    Ok(Standing { amounts: cells.amounts()?, overrun: cells.amounts()?, confidence: cells.named()? })
 }
 
 // === impl EventState ===

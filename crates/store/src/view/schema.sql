@@ -6,8 +6,12 @@
 -- Text of people is ciphertext; digests of keys are not here at all.
 
 -- One row: how far into the journal this view has come.
-CREATE TABLE position (sequence INTEGER NOT NULL) STRICT;
-INSERT INTO position (sequence) VALUES (0);
+CREATE TABLE position (
+    sequence INTEGER NOT NULL,
+    -- The latest time that any of its records bears: records along the journal are never older than those before them.
+    latest INTEGER NOT NULL
+) STRICT;
+INSERT INTO position (sequence, latest) VALUES (0, 0);
 
 -- One row a request. Ids sort by time, so new rows go to the end of the tree.
 CREATE TABLE usage_events (
@@ -32,6 +36,8 @@ CREATE TABLE usage_events (
     deadline INTEGER NOT NULL,
     hold_cost INTEGER NOT NULL,
     hold_charge INTEGER NOT NULL,
+    -- When the hold last grew.
+    extended_at INTEGER,
     -- pending, posted, voided, indeterminate
     state TEXT NOT NULL,
     -- From here on NULL until the request has ended; confidence stays NULL in a voided one.
@@ -78,6 +84,8 @@ CREATE INDEX adjustments_by_request ON adjustments (id);
 CREATE INDEX usage_by_tenant ON usage_events (tenant, id, started_at);
 -- The platform's day or month.
 CREATE INDEX usage_by_time ON usage_events (started_at);
+-- What an idempotency key stands for.
+CREATE INDEX usage_by_idempotency_key ON usage_events (tenant, idempotency_key) WHERE idempotency_key IS NOT NULL;
 -- What has not ended: always few, however many events there are.
 CREATE INDEX usage_open ON usage_events (id) WHERE ended_at IS NULL;
 

@@ -11,9 +11,10 @@ use std::time::Duration;
 use proptest::prelude::*;
 use tempfile::TempDir;
 use tollgate_ledger::account::Columns;
+use tollgate_ledger::record::{Reason, Standing};
 use tollgate_ledger::{
     Amounts, Audit, Books, CapSet, Draft, Idempotency, Ledger, MemoryLog, Posted, Record, Reservation, Reserved,
-    Settlement, Voided,
+    Settlement, Use, Voided,
 };
 use tollgate_types::directory::{
     ApiKey, Change, Directory, KeyScopes, Limits, Plan, Project, Sealed, Tariff, Tenant, TightBudget,
@@ -176,6 +177,7 @@ fn model(records: &[Record]) -> BTreeMap<RequestId, UsageEvent> {
             Record::Reserved(reserved) => {
                 let event = UsageEvent {
                     reserved: (**reserved).clone(),
+                    extended_at: None,
                     state: EventState::Pending,
                     adjustments: 0,
                     end: None,
@@ -210,7 +212,9 @@ fn model(records: &[Record]) -> BTreeMap<RequestId, UsageEvent> {
                 events.get_mut(id).expect("reserved before it was doubted").state = EventState::Indeterminate;
             }
             Record::Extended(extended) => {
-                let reserved = &mut events.get_mut(&extended.id).expect("reserved before its hold grew").reserved;
+                let event = events.get_mut(&extended.id).expect("reserved before its hold grew");
+                event.extended_at = Some(extended.at);
+                let reserved = &mut event.reserved;
                 reserved.hold = extended.hold;
                 reserved.provider = Arc::clone(&extended.provider);
                 reserved.model = Arc::clone(&extended.model);
@@ -340,9 +344,55 @@ fn check(records: &[Record], expected: &[UsageEvent]) {
 }
 
 #[test]
+fn what_was_found_later_is_told_in_its_order_and_of_its_request_alone() {
+    let standing = |cost, overrun, confidence| Standing {
+        amounts: amounts(cost, cost + 1),
+        overrun: amounts(overrun, 0),
+        confidence,
+    };
+    let steps = [
+        (standing(600, 0, Confidence::Measured), standing(650, 7, Confidence::Measured), Reason::Reconciled, "v1"),
+        (standing(650, 7, Confidence::Measured), standing(400, 0, Confidence::Bounded), Reason::Repriced, "v2"),
+    ];
+    let adjusted = |(was, now, reason, version): &(Standing, Standing, Reason, &str)| {
+        Record::Adjusted(Box::new(Adjusted {
+            id: RequestId(1),
+            at: START.plus(Duration::from_secs(9)),
+            spender: reserved(1, amounts(700, 900)).spender,
+            held_at: START,
+            offset: UtcOffset(0),
+            was: *was,
+            now: *now,
+            usage: usage(3),
+            price_version: (*version).into(),
+            reason: *reason,
+        }))
+    };
+    let mut records = vec![reserve(1), reserve(2)];
+    records.extend([1, 2].map(|id| Record::Posted(posted(id, amounts(600, 601)))));
+    records.extend(steps.iter().map(adjusted));
+    let place = Place::new();
+    let mut view = place.view();
+    view.apply(&numbered(&records)).expect("the records apply");
+    let reader = place.reader();
+    let told: Vec<_> = reader.adjustments_of(RequestId(1)).expect("an answer");
+    let expected = steps.map(|(was, now, reason, version)| Adjustment {
+        at: START.plus(Duration::from_secs(9)),
+        reason,
+        was,
+        now,
+        price_version: version.into(),
+    });
+    assert_eq!(told, expected);
+    assert_eq!(reader.event(RequestId(1)).expect("an answer"), model(&records).remove(&RequestId(1)));
+    assert_eq!(reader.adjustments_of(RequestId(2)).expect("an answer"), []);
+}
+
+#[test]
 fn each_life_of_a_reservation_becomes_its_event() {
     let hold = amounts(700, 900);
-    let event = |id, state, end| UsageEvent { reserved: reserved(id, hold), state, adjustments: 0, end };
+    let event =
+        |id, state, end| UsageEvent { reserved: reserved(id, hold), extended_at: None, state, adjustments: 0, end };
     let end = EventEnd {
         ended_at: START.plus(Duration::from_secs(2)),
         usage: usage(100),
@@ -498,7 +548,7 @@ fn the_directory_caps_and_price_books_are_kept_without_secrets() {
             START.0
         ),
         format!(r#"plans: [("standard"), ({free}), ("clamp"), Null, Null, Null, (-1), Null]"#),
-        r#"position: [(15)]"#.to_owned(),
+        r#"position: [(15), (13)]"#.to_owned(),
         r#"projects: [("ant"), ("default"), (2), Null]"#.to_owned(),
         format!(r#"tenants: [("ant"), ("standard"), (1), ([5]), ("Asia/Tokyo"), ({five})]"#),
     ] {
@@ -509,6 +559,28 @@ fn the_directory_caps_and_price_books_are_kept_without_secrets() {
         let bytes = fs::read(file).expect("a file of the view");
         assert!(!bytes.windows(digest.len()).any(|window| window == digest), "a digest is in the view's file");
     }
+}
+
+#[test]
+fn an_idempotency_key_stands_for_the_one_request_of_its_tenant_that_was_not_voided() {
+    let place = Place::new();
+    let mut view = place.view();
+    let reader = place.reader();
+    let reserve = |id: u128, body: u8| {
+        let idempotency = Some(Idempotency { key: [4; 16], body: [body; 16] });
+        Record::Reserved(Box::new(Reserved { idempotency, ..reserved(id, amounts(700, 900)) }))
+    };
+    let key_use = |of: u8, key: u8| reader.key_use(&tenant(of), [key; 16]).expect("readable");
+    let stands_for = |id: u128, body: u8, open: bool| Some(Use { first: RequestId(id), body: [body; 16], open });
+    assert_eq!(key_use(0, 4), (None, Timestamp(0)), "nothing is held, so nothing is known");
+    view.apply(&[(1, reserve(1, 1))]).expect("it applies");
+    assert_eq!(key_use(0, 4), (stands_for(1, 1, true), START));
+    view.apply(&[(2, Record::Voided(voided(1)))]).expect("it applies");
+    assert_eq!(key_use(0, 4), (None, voided(1).at));
+    let charged = Record::Posted(posted(2, amounts(1, 1)));
+    view.apply(&[(3, reserve(2, 2)), (4, doubted(2)), (5, charged)]).expect("they apply");
+    assert_eq!(key_use(0, 4), (stands_for(2, 2, false), posted(2, amounts(1, 1)).at));
+    assert_eq!([key_use(1, 4).0, key_use(0, 5).0], [None, None]);
 }
 
 // === order, repetition, contradiction ===

@@ -113,6 +113,7 @@ fn an_operator_s_first_day() {
     assert!(world.text("usage list --tenant demo").contains(&request), "what was answered is in it at once");
     assert!(world.text("usage summary --by tenant").contains("demo"));
     assert_eq!(world.json(&format!("receipt show {request}"))["state"], "posted");
+    check_receipt(&world, &request);
     assert_ne!(world.json("budget list --tenant demo")[0]["posted_picousd"], "0");
     assert!(world.text("ledger show").contains("drift          0 picodollars"));
 
@@ -140,6 +141,37 @@ fn an_operator_s_first_day() {
     let verified = dispatch(parse(&verify).expect("it parses").command).expect("a report");
     assert!(verified.passed, "{}", verified.text);
     assert!(verified.text.contains("requests       1"), "{}", verified.text);
+}
+
+/// A receipt and the keys are saved, and verified without the gateway; then somebody tries to improve it.
+fn check_receipt(world: &World, request: &str) {
+    let save = |name: &str, text: &str| {
+        write_atomically(&world.file(name), text.as_bytes()).expect("written");
+        world.file(name).display().to_string()
+    };
+    let receipt = world.tell(&format!("receipt show {request}")).expect("a receipt").rendered(true);
+    let keys = save("keys.json", &world.tell("receipt key").expect("keys").rendered(true));
+    let verify = |file: &str| {
+        let line = format!("tollgate receipt verify {file} --keys {keys}");
+        dispatch(parse(&line).expect("it parses").command)
+    };
+    let file = save("receipt.json", &receipt);
+    let verified = verify(&file).expect("an answer");
+    assert!(verified.passed, "{}", verified.text);
+    assert_eq!(verified.json["statement"]["request_id"], request);
+    for part in ["signature   ok    Ed25519, by key", "copy        ok", "arithmetic  ok", "tenant         demo"] {
+        assert!(verified.text.contains(part), "{part} in {}", verified.text);
+    }
+    let improved = verify(&save("improved.json", &receipt.replace("\"posted\"", "\"voided\""))).expect("an answer");
+    assert!(!improved.passed && improved.text.contains("copy        FAIL  \"state\""), "{}", improved.text);
+    assert!(!improved.text.contains("tenant"), "nothing of it is shown: {}", improved.text);
+    let broken = verify(&save("broken.json", &receipt[..receipt.len() / 2])).expect("an answer");
+    assert!(!broken.passed && broken.json["verified"] == false, "{}", broken.text);
+    assert!(matches!(verify("/nonexistent"), Err(Failure::Arguments(_))));
+    let no_keys = format!("tollgate receipt verify {file} --keys {file}");
+    assert!(matches!(dispatch(parse(&no_keys).expect("it parses").command), Err(Failure::Arguments(_))));
+    assert_eq!(world.json("receipt key rotate")["keys"].as_array().map(Vec::len), Some(2));
+    assert!(verify(&file).expect("an answer").passed, "what the old key signed");
 }
 
 #[test]

@@ -1,0 +1,254 @@
+//! Measurements of the store alone, run by `scripts/scale`: how many reserve-and-settle pairs a second become durable,
+//! beside what the bare journal allows; and a store filled with many tenants and events, for whoever starts on it.
+//!
+//! ```sh
+//! cargo run --profile profiling -p tollgate-store --example measure -- pairs DIR [WRITERS] [SECONDS]
+//! cargo run --profile profiling -p tollgate-store --example measure -- fill DIR TENANTS EVENTS MASTER_KEY_FILE
+//! ```
+#![expect(clippy::disallowed_methods, reason = "a measurement reads the clock and makes the folders it works in")]
+
+use std::error::Error;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use tollgate_ledger::{Amounts, Books, Draft, Log, Record, Reservation, Settlement};
+use tollgate_store::journal::{Journal, JournalWriter, Options};
+use tollgate_store::vault::MasterKey;
+use tollgate_store::{Store, StoreOptions};
+use tollgate_types::directory::{ApiKey, Change, Plan, Project, Tenant};
+use tollgate_types::usage::Outcome;
+use tollgate_types::{Clock, Confidence, PicoUsd, RequestId, Spender, TenantId, Timestamp, Usage, Zone};
+
+type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
+
+const WRITERS: usize = 128;
+const SECONDS: u64 = 5;
+/// Events between two looks at whether the disk keeps up.
+const EVENTS_AT_ONCE: u64 = 2_000;
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["pairs", dir, rest @ ..] => {
+            let number = |at: usize, usual: u64| rest.get(at).map_or(Ok(usual), |text| text.parse());
+            let (writers, seconds) = (number(0, WRITERS as u64)?, number(1, SECONDS)?);
+            pairs(Path::new(dir), usize::try_from(writers)?, Duration::from_secs(seconds))
+        }
+        ["fill", dir, tenants, events, master_key] => {
+            fill(Path::new(dir), tenants.parse()?, events.parse()?, &std::fs::read_to_string(master_key)?)
+        }
+        _ => Err("usage: measure pairs DIR [WRITERS] [SECONDS] | fill DIR TENANTS EVENTS MASTER_KEY_FILE".into()),
+    }
+}
+
+// === pairs ===
+
+fn pairs(dir: &Path, writers: usize, during: Duration) -> Result<()> {
+    std::fs::create_dir_all(dir)?;
+    let mut best_ratio: f64 = 0.0;
+    let mut best = (0.0, 0.0);
+    // In turns, because the machine is noisy: each turn's ratio is of the same seconds.
+    for turn in 0..3 {
+        let raw = raw_pairs(&dir.join(format!("raw-{turn}")), writers, during)?;
+        let ledger = ledger_pairs(&dir.join(format!("ledger-{turn}")), writers, during)?;
+        eprintln!(
+            "turn {turn}: {raw:.0} pairs/s of bare records, {ledger:.0} of reserve and settle, {:.2}",
+            ledger / raw
+        );
+        if ledger / raw > best_ratio {
+            (best_ratio, best) = (ledger / raw, (raw, ledger));
+        }
+    }
+    println!(
+        r#"{{"writers":{writers},"raw_pairs_per_s":{:.0},"pairs_per_s":{:.0},"ratio":{best_ratio:.3}}}"#,
+        best.0, best.1
+    );
+    Ok(())
+}
+
+/// Two records a pair, as large as the real ones, each waited for: what the group commit allows at most.
+fn raw_pairs(dir: &Path, writers: usize, during: Duration) -> Result<f64> {
+    std::fs::create_dir_all(dir)?;
+    let (journal, writer, thread) = Journal::start(dir, Options::default(), None)?;
+    let writer = Mutex::new(writer);
+    let spender = spender(&tenant(0)?)?;
+    let rate = crowd(writers, during, |number| {
+        let reserved = sample(&spender, number);
+        let first = writer.lock().map_err(|_| "a writer panicked")?.append(&reserved);
+        journal.wait_durable(first)?;
+        let second = writer.lock().map_err(|_| "a writer panicked")?.append(&end_of(number));
+        journal.wait_durable(second)?;
+        Ok(())
+    });
+    thread.stop();
+    rate
+}
+
+fn ledger_pairs(dir: &Path, writers: usize, during: Duration) -> Result<f64> {
+    let options = StoreOptions { dir: dir.to_owned(), journal: Options::default(), clock: Clock::System };
+    let store = Store::open(&options, Box::new(MasterKey::from_hex(&"a".repeat(64))?))?;
+    found(&store, 1)?;
+    let spender = spender(&tenant(0)?)?;
+    let rate = crowd(writers, during, |number| {
+        let mut reservation = reserve(&store.books, &spender, number)?;
+        store.journal.wait_durable(reservation.position())?;
+        if !reservation.dispatched() {
+            return Err("swept".into());
+        }
+        let posted = reservation.post(settlement()).ok_or("it had ended")?;
+        store.journal.wait_durable(posted)?;
+        Ok(())
+    });
+    store.close();
+    rate
+}
+
+/// So many threads doing the same until time is up; how many a second.
+fn crowd(writers: usize, during: Duration, work: impl Fn(u64) -> Result<()> + Sync) -> Result<f64> {
+    let (done, next, stop) = (AtomicU64::new(0), AtomicU64::new(1), AtomicBool::new(false));
+    let began = Instant::now();
+    std::thread::scope(|threads| {
+        let handles: Vec<_> = (0..writers)
+            .map(|_| {
+                threads.spawn(|| {
+                    while !stop.load(Ordering::Relaxed) {
+                        work(next.fetch_add(1, Ordering::Relaxed))?;
+                        done.fetch_add(1, Ordering::Relaxed);
+                    }
+                    Ok::<_, Box<dyn Error + Send + Sync>>(())
+                })
+            })
+            .collect();
+        std::thread::sleep(during);
+        stop.store(true, Ordering::Relaxed);
+        handles.into_iter().try_for_each(|handle| handle.join().map_err(|_| "a writer panicked")?)
+    })?;
+    Ok(done.load(Ordering::Relaxed) as f64 / began.elapsed().as_secs_f64())
+}
+
+fn sample(spender: &Spender, number: u64) -> Record {
+    Record::Reserved(Box::new(tollgate_ledger::Reserved {
+        id: RequestId(u128::from(number) << 64),
+        at: Timestamp(1_796_000_000_000_000),
+        deadline: Timestamp(1_796_000_600_000_000),
+        spender: spender.clone(),
+        offset: Zone::UTC.offset(Timestamp(0)),
+        hold: amounts(),
+        route: "gpt-4o-mini".into(),
+        provider: "openai".into(),
+        model: "gpt-4o-mini".into(),
+        stream: false,
+        price_version: "2026-11".into(),
+        idempotency: None,
+        attribution: None,
+    }))
+}
+
+fn end_of(number: u64) -> Record {
+    let Settlement { usage, amounts, confidence, outcome } = settlement();
+    let (id, at, overrun) = (RequestId(u128::from(number) << 64), Timestamp(1_796_000_001_000_000), Amounts::ZERO);
+    Record::Posted(tollgate_ledger::Posted { id, at, usage, amounts, overrun, confidence, outcome })
+}
+
+// === fill ===
+
+fn fill(dir: &Path, tenants: u64, events: u64, master_key: &str) -> Result<()> {
+    let options = StoreOptions { dir: dir.to_owned(), journal: Options::default(), clock: Clock::System };
+    let store = Store::open(&options, Box::new(MasterKey::from_hex(master_key)?))?;
+    let began = Instant::now();
+    found(&store, tenants)?;
+    eprintln!("{tenants} tenants after {:.0?}", began.elapsed());
+    let spenders = (0..tenants).map(|n| spender(&tenant(n)?)).collect::<Result<Vec<_>>>()?;
+    let mut last = 0;
+    for number in 0..events {
+        // Spread over the tenants in an order that is none.
+        let who = usize::try_from(number.wrapping_mul(0x9e37_79b9_7f4a_7c15) % tenants)?;
+        let reservation = reserve(&store.books, &spenders[who], number)?;
+        last = reservation.post(settlement()).ok_or("it had ended")?;
+        if number % EVENTS_AT_ONCE == 0 {
+            store.journal.wait_durable(last)?;
+        }
+        if number % 1_000_000 == 0 && number > 0 {
+            eprintln!("{number} events after {:.0?}", began.elapsed());
+        }
+    }
+    store.journal.wait_durable(last)?;
+    eprintln!("{events} events after {:.0?}; the view follows", began.elapsed());
+    store.close();
+    eprintln!("done after {:.0?}", began.elapsed());
+    Ok(())
+}
+
+/// Tenants, each with a project and a key.
+fn found(store: &Store, tenants: u64) -> Result<()> {
+    let change = |made: Change| -> Result<u64> {
+        loop {
+            match store.books.change(made.clone()) {
+                Err(tollgate_ledger::books::ChangeError::Unavailable(_)) => std::thread::yield_now(),
+                done => return Ok(done?),
+            }
+        }
+    };
+    let plan = Plan::standard();
+    let mut last = change(Change::PlanSet(plan.clone()))?;
+    for n in 0..tenants {
+        let (id, at) = (tenant(n)?, Timestamp(0));
+        store.vault.create(&id)?;
+        let project: Project = Project { tenant: id.clone(), id: "default".parse()?, created_at: at, label: None };
+        let mut digest = [0; 32];
+        digest[..8].copy_from_slice(&n.to_le_bytes());
+        let key = ApiKey::new(format!("k{n}").parse()?, id.clone(), project.id.clone(), digest, at);
+        change(Change::TenantCreated(Tenant::new(id, plan.id.clone(), at)))?;
+        change(Change::ProjectCreated(project))?;
+        last = change(Change::KeyCreated(Box::new(key)))?;
+    }
+    Ok(store.journal.wait_durable(last)?)
+}
+
+// === what both are made of ===
+
+fn tenant(n: u64) -> Result<TenantId> {
+    Ok(format!("tenant-{n}").parse()?)
+}
+
+fn spender(tenant: &TenantId) -> Result<Spender> {
+    let number = tenant.as_str().trim_start_matches("tenant-");
+    let (project, key) = ("default".parse()?, format!("k{number}").parse()?);
+    Ok(Spender { plan: Plan::standard().id, tenant: tenant.clone(), project, key, end_user: None })
+}
+
+fn amounts() -> Amounts {
+    Amounts { cost: PicoUsd(123_456_789), charge: PicoUsd(148_148_147) }
+}
+
+fn settlement() -> Settlement {
+    let usage = Usage { input_tokens: 321, output_tokens: 64, ..Usage::default() };
+    Settlement { usage, amounts: amounts(), confidence: Confidence::Measured, outcome: Outcome::Completed }
+}
+
+fn reserve(books: &Arc<Books<JournalWriter>>, spender: &Spender, number: u64) -> Result<Reservation<JournalWriter>> {
+    loop {
+        let draft = Draft {
+            id: RequestId::new(books.clock().now(), u128::from(number)),
+            deadline: Timestamp(i64::MAX),
+            spender: spender.clone(),
+            zone: Zone::UTC,
+            route: "gpt-4o-mini".into(),
+            provider: "openai".into(),
+            model: "gpt-4o-mini".into(),
+            stream: false,
+            price_version: "2026-11".into(),
+            idempotency: None,
+            attribution: None,
+        };
+        match books.reserve(draft, |_| (amounts(), ())) {
+            Ok((reservation, ())) => return Ok(reservation),
+            // The disk is behind: it is what is measured.
+            Err(tollgate_ledger::books::ReserveError::Unavailable(_)) => std::thread::yield_now(),
+            Err(refused) => return Err(refused.into()),
+        }
+    }
+}

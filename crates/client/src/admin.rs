@@ -17,8 +17,8 @@ use serde::de::DeserializeOwned;
 
 use crate::{
     Budget, BudgetAlert, BudgetSelector, BudgetSetting, CreatedKey, ErrorBody, Key, LedgerState, Limit, LimitSetting,
-    List, NewKey, NewProject, NewTenant, Plan, PlanSettings, PriceBookInfo, Project, ProviderInfo, Receipt, ReceiptKeys,
-    RouteInfo,    SummaryBy, SummaryQuery, Tenant, UsagePage, UsageQuery, UsageState, UsageSummary, Whose,
+    List, NewKey, NewProject, NewTenant, Plan, PlanSettings, PriceBookInfo, Project, ProviderInfo, Receipt,
+    ReceiptKeys, RouteInfo, SummaryBy, SummaryQuery, Tenant, UsagePage, UsageQuery, UsageState, UsageSummary, Whose,
 };
 
 /// A connection to one gateway's control plane. Cheap to clone; clones share their connections.

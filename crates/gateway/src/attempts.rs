@@ -87,7 +87,11 @@ struct Round<'a> {
 }
 
 /// Asks until somebody answers. Whatever else happens, everything is settled and counted.
-pub async fn answered(mut under_way: Underway, mut permit: AppPermit, question: Question<'_>) -> Result<Answered, Refusal> {
+pub async fn answered(
+    mut under_way: Underway,
+    mut permit: AppPermit,
+    question: Question<'_>,
+) -> Result<Answered, Refusal> {
     let route = Arc::clone(&under_way.route);
     let mut round = Round::new(&route, question);
     let mut first = None;

@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 
-use tollgate_admission::price::{PROBLEMS_MAX, PriceBook, PriceBooks, Rate, charge, cost_within_charge};
+use tollgate_admission::price::{PROBLEMS_MAX, PriceBook, PriceBooks, Rate};
+use tollgate_types::tariff::{charge, cost_within_charge};
 use tollgate_types::{PicoUsd, Timestamp, Usage};
 
 use crate::{Decisions, Target};
@@ -110,6 +111,7 @@ fn check_rate(rate: &Rate, decisions: &mut Decisions<'_>) {
                     cached_input_tokens: cached,
                     output_tokens: output_max,
                     reasoning_tokens: output_max,
+                    ..Usage::default()
                 };
                 for cached in [0, input / 2, input] {
                     let cost = rate.cost(&usage(cached));

@@ -63,6 +63,10 @@ pub struct Identity {
     pub attribution: Option<Sealed>,
 }
 
+/// Stands as the price version where a plan's fixed hold was posted for a model without a price.
+pub const UNPRICED: &str = "unpriced";
+/// The same for a request with no bound on its cost.
+pub const UNBOUNDED: &str = "unbounded";
 /// A clamped answer is never made shorter than this many tokens per choice; below it the request is refused.
 pub const CLAMPED_TOKENS_MIN: u64 = 16;
 /// Added to a provider's total timeout for the reservation's deadline: time to settle and make it durable.
@@ -222,22 +226,31 @@ impl Admission {
         target: &Target,
         now: Timestamp,
     ) -> Result<Pricing, Refusal> {
-        let markup_bps = principal.tariff.markup_bps;
         let unknown = |what: String| Refusal::PriceUnknown { what };
         if let Some(tier) = call.priced_apart {
             return Err(unknown(format!("{tier} of '{}'", target.route)));
         }
+        let tariff = Arc::clone(&principal.tariff);
+        let fixed = |version: &str, hold: PicoUsd| Pricing {
+            version: version.into(),
+            rate: None,
+            fixed: Some(hold),
+            tariff: Arc::clone(&principal.tariff),
+        };
         let books = self.prices.load();
         let Some(rated) = books.rate(&target.priced_as, &target.model, now) else {
-            let fixed = principal.plan.unpriced_hold.ok_or_else(|| unknown(format!("'{}'", target.route)))?;
-            return Ok(Pricing { version: "unpriced".into(), rate: None, fixed: Some(fixed), markup_bps });
+            let hold = principal.plan.unpriced_hold.ok_or_else(|| unknown(format!("'{}'", target.route)))?;
+            return Ok(fixed(UNPRICED, hold));
         };
-        check_bounded(call, rated.rate)?;
+        if let Err(unbounded) = check_bounded(call, rated.rate) {
+            // Declared mode: the plan says what such a request is held at.
+            return principal.plan.unbounded_hold.map(|hold| fixed(UNBOUNDED, hold)).ok_or(unbounded);
+        }
         if call.surface == Surface::Chat && !rated.rate.prices_output() {
             return Err(unknown(format!("the output of '{}'", target.route)));
         }
         let version = Arc::clone(rated.version);
-        Ok(Pricing { version, rate: Some(rated.rate.clone()), fixed: None, markup_bps })
+        Ok(Pricing { version, rate: Some(rated.rate.clone()), fixed: None, tariff })
     }
 }
 
@@ -354,7 +367,7 @@ impl Hold<'_> {
             }
             (None, fixed) => fixed.unwrap_or(PicoUsd::ZERO),
         };
-        Some(Amounts { cost, charge: self.pricing.charge(cost) })
+        Some(self.pricing.hold(cost))
     }
 
     /// What to hold where this much is left, and the output tokens per choice it pays for.
@@ -365,7 +378,7 @@ impl Hold<'_> {
             return all;
         }
         let Some(rate) = &self.pricing.rate else { return all };
-        let by_charge = headroom.charge.map(|left| self.pricing.cost_within_charge(left.clamp_to_amount()));
+        let by_charge = headroom.charge.map(|left| self.pricing.tariff.cost_within_charge(left.clamp_to_amount()));
         let by_cost = headroom.cost.map(PicoSum::clamp_to_amount);
         let money = by_cost.unwrap_or(PicoUsd::MAX).min(by_charge.unwrap_or(PicoUsd::MAX));
         let Some(input) = self.input_tokens(rate) else { return all };

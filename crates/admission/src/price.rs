@@ -1,13 +1,14 @@
-//! What a unit of work costs us, by date, and what we charge for it: price books, the rate in force, and the arithmetic.
+//! What a unit of work costs us, by date: price books, the rate in force, and the arithmetic.
 //!
 //! Pure: no IO, no clock, no float. Files are read by whoever has them; a book arrives here as its text. The format and its
-//! rules are told in `docs/pricebook.md`. What a request may use at most, and what it did use, is decided elsewhere.
+//! rules are told in `docs/pricebook.md`. What a request may use at most, what it did use, and what a tenant is charged for it
+//! (`tollgate_types::tariff`) is decided elsewhere.
 
 #![deny(clippy::float_arithmetic)]
 
 mod book;
 mod books;
-mod charge;
+mod correction;
 mod fields;
 mod overlap;
 mod problem;
@@ -18,9 +19,9 @@ mod tests;
 
 pub use book::{Price, PriceBook};
 pub use books::{PriceBooks, PriceBooksError, Rated};
-pub use charge::{charge, cost_within_charge};
+pub use correction::{Rerated, recharged, rerated};
 pub use problem::{PriceBookError, Problem};
-pub use rate::{Prices, Rate, RateError, Tier};
+pub use rate::{Priced, Prices, Rate, RateError, Tier};
 
 /// The book that comes with the program. A test holds that it parses.
 pub const SHIPPED: &str = include_str!("../../../pricebook/2026-11.toml");

@@ -16,9 +16,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::{
-    Budget, BudgetAlert, BudgetSelector, BudgetSetting, CreatedKey, ErrorBody, Key, LedgerState, Limit, LimitSetting,
-    List, NewKey, NewProject, NewTenant, Plan, PlanSettings, PriceBookInfo, Project, ProviderInfo, Receipt,
-    ReceiptKeys, RouteInfo, SummaryBy, SummaryQuery, Tenant, UsagePage, UsageQuery, UsageState, UsageSummary, Whose,
+    Bill, BillQuery, Budget, BudgetAlert, BudgetSelector, BudgetSetting, Correction, CreatedKey, ErrorBody, Key,
+    LedgerState, Limit, LimitSetting, List, NewCorrection, NewKey, NewProject, NewTenant, Plan, PlanSettings,
+    PriceBookInfo, Project, ProviderInfo, Receipt, ReceiptKeys, RouteInfo, SummaryBy, SummaryQuery, Tenant,
+    TenantSettings, UsagePage, UsageQuery, UsageState, UsageSummary, Whose,
 };
 
 /// A connection to one gateway's control plane. Cheap to clone; clones share their connections.
@@ -62,6 +63,11 @@ impl AdminClient {
 
     pub async fn tenant(&self, id: &str) -> Result<Tenant, ClientError> {
         self.get(&format!("/tenants/{}", encode(id))).await
+    }
+
+    /// Changes the tenant's terms; what is left out stays as it is.
+    pub async fn set_tenant(&self, id: &str, settings: &TenantSettings) -> Result<Tenant, ClientError> {
+        self.send_json(Method::PUT, &format!("/tenants/{}", encode(id)), settings).await
     }
 
     pub async fn create_project(&self, project: &NewProject) -> Result<Project, ClientError> {
@@ -151,6 +157,16 @@ impl AdminClient {
     pub async fn push_prices(&self, toml: &str) -> Result<PriceBookInfo, ClientError> {
         let body = Body { content_type: "application/toml", bytes: toml.to_owned().into() };
         self.call(Method::POST, "/prices", Some(body)).await
+    }
+
+    /// Re-rates one page of what was posted; [`Correction::next`] says where to go on.
+    pub async fn correct_prices(&self, correction: &NewCorrection) -> Result<Correction, ClientError> {
+        self.send_json(Method::POST, "/prices/corrections", correction).await
+    }
+
+    pub async fn bill(&self, wanted: &BillQuery) -> Result<Bill, ClientError> {
+        let selected = query(&[("tenant", Some(&wanted.tenant)), ("month", Some(&wanted.month))]);
+        self.get(&format!("/usage/bill{selected}")).await
     }
 
     pub async fn usage(&self, wanted: &UsageQuery) -> Result<UsagePage, ClientError> {

@@ -8,6 +8,7 @@
 
 #[cfg(feature = "http")]
 mod admin;
+mod bill;
 mod budget;
 mod error;
 mod key;
@@ -22,19 +23,20 @@ mod usage;
 
 #[cfg(feature = "http")]
 pub use admin::{AdminClient, ClientError};
+pub use bill::{Bill, BillAdjustment, BillLine, BillQuery};
 pub use budget::{Basis, Budget, BudgetAlert, BudgetScope, BudgetSelector, BudgetSetting, Whose, Window};
 pub use error::{ErrorBody, ErrorDetail};
 pub use key::{CreatedKey, Key, KeyScope, NewKey};
 pub use ledger::LedgerState;
 pub use limit::{Limit, LimitSetting};
-pub use plan::{Plan, PlanSettings, TightBudget};
-pub use price::PriceBookInfo;
+pub use plan::{MarkupTier, Plan, PlanSettings, Tariff, TightBudget};
+pub use price::{CorrectedTenant, Correction, NewCorrection, PriceBookInfo};
 pub use receipt::{
     Receipt, ReceiptAdjustment, ReceiptAmounts, ReceiptHold, ReceiptIdempotency, ReceiptKey, ReceiptKeys,
     ReceiptPrices, ReceiptStanding, ReceiptStatement, ReceiptTokens,
 };
 pub use route::{FallbackInfo, ProviderInfo, RouteInfo};
-pub use tenant::{NewProject, NewTenant, Project, Tenant};
+pub use tenant::{NewProject, NewTenant, Project, Tenant, TenantSettings};
 pub use usage::{Confidence, SummaryBy, SummaryQuery, UsageEvent, UsagePage, UsageQuery, UsageState, UsageSummary};
 
 use serde::{Deserialize, Serialize};

@@ -7,9 +7,17 @@ use utoipa::ToSchema;
 pub struct Plan {
     #[schema(example = "standard")]
     pub id: String,
-    /// Charge = cost × (1 + this / 100).
+    /// Charge = cost × (1 + this / 100), up to the first tier.
     #[schema(example = "20.00")]
     pub markup_percent: String,
+    /// US dollars of a month's cost that are not charged.
+    #[schema(example = "10.00")]
+    pub included_usd: String,
+    /// Other mark-ups for what a month's cost exceeds, ascending.
+    pub markup_tiers: Vec<MarkupTier>,
+    /// US dollars that a month's bill is at least.
+    #[schema(example = "50.00")]
+    pub monthly_minimum_usd: String,
     pub tight_budget: TightBudget,
     /// For keys that set none of their own.
     #[schema(example = 600)]
@@ -23,6 +31,42 @@ pub struct Plan {
     /// US dollars held, and posted as bounded, for a model without a price; none refuses such a model.
     #[schema(example = "0.10")]
     pub unpriced_hold_usd: Option<String>,
+    /// US dollars held, and posted as bounded, for a request with no bound on its cost; none refuses such a request.
+    #[schema(example = "0.50")]
+    pub unbounded_hold_usd: Option<String>,
+}
+
+/// From what work costs us to what a tenant pays for it, over a calendar month by the tenant's clock.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Tariff {
+    /// A decimal percentage with at most two digits after the point. Without it: 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "20.0")]
+    pub markup_percent: Option<String>,
+    /// US dollars of a month's cost that are not charged. Without it: 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "10.00")]
+    pub included_usd: Option<String>,
+    /// Other mark-ups for what a month's cost exceeds: each part of the month's cost has the mark-up of its own tier. At
+    /// most 16, ascending.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub markup_tiers: Vec<MarkupTier>,
+    /// US dollars that a month's bill is at least. Without it: 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "50.00")]
+    pub monthly_minimum_usd: Option<String>,
+}
+
+/// The mark-up of what a month's cost exceeds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MarkupTier {
+    /// US dollars of a month's cost.
+    #[schema(example = "1000.00")]
+    pub above_usd: String,
+    #[schema(example = "15.00")]
+    pub markup_percent: String,
 }
 
 /// The whole of a plan: what is left out goes back to its default.
@@ -33,6 +77,18 @@ pub struct PlanSettings {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = "20.0")]
     pub markup_percent: Option<String>,
+    /// US dollars of a month's cost that are not charged. Without it: 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "10.00")]
+    pub included_usd: Option<String>,
+    /// Other mark-ups for what a month's cost exceeds: each part of the month's cost has the mark-up of its own tier. At
+    /// most 16, ascending.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub markup_tiers: Vec<MarkupTier>,
+    /// US dollars that a month's bill is at least. Without it: 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "50.00")]
+    pub monthly_minimum_usd: Option<String>,
     /// Without it: `refuse`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tight_budget: Option<TightBudget>,
@@ -52,6 +108,10 @@ pub struct PlanSettings {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = "0.10")]
     pub unpriced_hold_usd: Option<String>,
+    /// Without it a request with no bound on its cost is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "0.50")]
+    pub unbounded_hold_usd: Option<String>,
 }
 
 /// What to do when a budget affords less than the request may cost.

@@ -222,13 +222,17 @@ impl ReceiptStatement {
             confidence: self.confidence,
             input_tokens: self.tokens.input,
             cached_input_tokens: self.tokens.cached_input,
+            cache_write_tokens: Some(self.tokens.cache_write).filter(|written| *written > 0),
+            audio_input_tokens: self.tokens.audio_input,
             output_tokens: self.tokens.output,
             reasoning_tokens: self.tokens.reasoning,
+            audio_output_tokens: self.tokens.audio_output,
             hold_cost_picousd: self.hold.cost_picousd.clone(),
             cost_picousd: self.cost_picousd.clone(),
             charge_picousd: self.charge_picousd.clone(),
             overrun_picousd: self.overrun.cost_picousd.clone(),
             price_version: self.prices.version.clone(),
+            adjustments: u32::try_from(self.adjustments.len()).unwrap_or(u32::MAX),
             outcome: self.outcome.clone(),
         }
     }

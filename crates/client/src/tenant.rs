@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::Tariff;
+
 /// Who pays: the outer wall of everything.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Tenant {
@@ -14,8 +16,43 @@ pub struct Tenant {
     /// What the tenant has bought.
     #[schema(example = "standard")]
     pub plan: String,
+    /// Where its days, weeks and months begin.
+    #[schema(example = "Europe/Berlin")]
+    pub time_zone: String,
+    /// Terms of its own instead of the plan's.
+    pub tariff: Option<Tariff>,
     #[schema(example = "2026-11-23T05:00:00Z")]
     pub created_at: String,
+}
+
+/// Changes a tenant's terms. What is left out stays as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TenantSettings {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "standard")]
+    pub plan: Option<String>,
+    /// A name of the IANA database. What has been spent stays in the days and months it was spent in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "Europe/Berlin")]
+    pub time_zone: Option<String>,
+    /// Terms of its own instead of the plan's: all of them. `null`: the plan's again.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "given")]
+    #[schema(value_type = Option<Tariff>)]
+    pub tariff: Option<Option<Tariff>>,
+}
+
+/// Tells `null` from what is left out.
+mod given {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub fn serialize<T: Serialize, S: Serializer>(value: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {
+        value.serialize(serializer)
+    }
+
+    pub fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+        T::deserialize(deserializer).map(Some)
+    }
 }
 
 /// Asks for a tenant, which comes with a project `default`.
@@ -32,6 +69,10 @@ pub struct NewTenant {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = "standard")]
     pub plan: Option<String>,
+    /// Where its days, weeks and months begin. Without it: `UTC`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "Europe/Berlin")]
+    pub time_zone: Option<String>,
 }
 
 /// A part of a tenant with budgets of its own.

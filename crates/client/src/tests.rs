@@ -97,13 +97,17 @@ fn event() -> UsageEvent {
         confidence: Some(Confidence::Measured),
         input_tokens: 10,
         cached_input_tokens: 0,
+        cache_write_tokens: None,
+        audio_input_tokens: 0,
         output_tokens: 20,
         reasoning_tokens: 0,
+        audio_output_tokens: 0,
         hold_cost_picousd: "614400000".into(),
         cost_picousd: "12345000".into(),
         charge_picousd: "14814000".into(),
         overrun_picousd: "0".into(),
         price_version: "2026-11-20".into(),
+        adjustments: 0,
         outcome: Some("completed".into()),
     }
 }
@@ -191,7 +195,8 @@ mod wire {
 
         let (client, asked) = gateway("HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n").await;
         let (tenant, window) = ("demo".to_owned(), Window::Day);
-        let selected = BudgetSelector { tenant, window, basis: Some(Basis::Charge), ..BudgetSelector::default() };
+        let selected =
+            BudgetSelector { tenant: Some(tenant), window, basis: Some(Basis::Charge), ..BudgetSelector::default() };
         client.remove_budget(&selected).await.expect("an empty answer is enough");
         let asked = asked.await.expect("asked");
         assert!(

@@ -32,9 +32,14 @@ pub struct UsageEvent {
     /// Of them `cached_input_tokens` were cached.
     pub input_tokens: u64,
     pub cached_input_tokens: u64,
-    /// Of them `reasoning_tokens` were hidden reasoning.
+    /// Of the input, what was written to the provider's cache; none where the provider did not say.
+    pub cache_write_tokens: Option<u64>,
+    /// Of the input, what was sound.
+    pub audio_input_tokens: u64,
+    /// Of them `reasoning_tokens` were hidden reasoning, and `audio_output_tokens` sound.
     pub output_tokens: u64,
     pub reasoning_tokens: u64,
+    pub audio_output_tokens: u64,
     /// What was set aside for the request.
     #[schema(example = "614400000")]
     pub hold_cost_picousd: String,
@@ -50,6 +55,8 @@ pub struct UsageEvent {
     /// The price book it was priced by.
     #[schema(example = "2026-11-20")]
     pub price_version: String,
+    /// How often its amounts were adjusted after it was posted; they are what stands now.
+    pub adjustments: u32,
     /// How it ended: `completed`, `usage_missing`, `client_gone`, `provider_broke`, `provider_refused`, `not_sent`,
     /// `unknown`, `expired`, `cut_at_hold`; others may be added. None while it runs.
     #[schema(example = "completed")]
@@ -131,8 +138,12 @@ pub struct UsageSummary {
     pub open: u64,
     pub input_tokens: u64,
     pub cached_input_tokens: u64,
+    /// Of those requests whose provider said so.
+    pub cache_write_tokens: u64,
+    pub audio_input_tokens: u64,
     pub output_tokens: u64,
     pub reasoning_tokens: u64,
+    pub audio_output_tokens: u64,
     #[schema(example = "12345000")]
     pub cost_picousd: String,
     /// The part of the cost that is an upper bound, not a measurement.

@@ -3,7 +3,9 @@
 //!
 //! It judges nothing itself: the directory and the books say what may be, here it is said in HTTP.
 
+mod bills;
 mod budgets;
+pub mod corrections;
 mod durable;
 mod extract;
 mod keys;
@@ -17,6 +19,7 @@ mod providers;
 mod receipts;
 mod refused;
 mod routes;
+mod tariffs;
 mod tenants;
 #[cfg(test)]
 mod tests;
@@ -53,7 +56,7 @@ const DESCRIPTION: &str = "/admin/v1/openapi.json";
 fn router() -> Router<Arc<App>> {
     Router::new()
         .route("/admin/v1/tenants", get(tenants::list).post(tenants::create))
-        .route("/admin/v1/tenants/{id}", get(tenants::show))
+        .route("/admin/v1/tenants/{id}", get(tenants::show).put(tenants::set))
         .route("/admin/v1/projects", get(projects::list).post(projects::create))
         .route("/admin/v1/keys", get(keys::list).post(keys::create))
         .route("/admin/v1/keys/{id}", delete(keys::revoke))
@@ -65,6 +68,7 @@ fn router() -> Router<Arc<App>> {
         .route("/admin/v1/usage", get(usage::list))
         .route("/admin/v1/usage/summary", get(usage::summary))
         .route("/admin/v1/receipts/keys", get(receipts::keys).post(receipts::rotate_key))
+        .route("/admin/v1/usage/bill", get(bills::show))
         .route("/admin/v1/receipts/{request_id}", get(receipts::show))
         .route("/admin/v1/ledger", get(ledger::show))
         .route("/admin/v1/routes", get(routes::list))
@@ -72,6 +76,7 @@ fn router() -> Router<Arc<App>> {
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .route("/admin/v1/prices", get(prices::list))
         .route("/admin/v1/prices", post(prices::push).layer(DefaultBodyLimit::max(BOOK_BYTES_MAX)))
+        .route("/admin/v1/prices/corrections", post(corrections::correct).layer(DefaultBodyLimit::max(BOOK_BYTES_MAX)))
         .route(DESCRIPTION, get(description))
         .fallback(nothing_here)
         .method_not_allowed_fallback(not_this_way)
@@ -142,14 +147,14 @@ pub fn openapi_json() -> String {
                        refused; answers may gain fields."
     ),
     paths(
-        tenants::list, tenants::create, tenants::show,
+        tenants::list, tenants::create, tenants::show, tenants::set,
         projects::list, projects::create,
         keys::list, keys::create, keys::revoke,
         plans::list, plans::set,
         budgets::list, budgets::set, budgets::remove, budgets::alerts_list,
         limits::list, limits::set, limits::remove,
-        prices::list, prices::push,
-        usage::list, usage::summary,
+        prices::list, prices::push, corrections::correct,
+        usage::list, usage::summary, bills::show,
         receipts::show, receipts::keys, receipts::rotate_key,
         ledger::show,
         routes::list,

@@ -118,7 +118,7 @@ fn tokens(usage: &Usage) -> ReceiptTokens {
     ReceiptTokens {
         input: usage.input_tokens,
         cached_input: usage.cached_input_tokens,
-        cache_write: usage.cache_write_tokens,
+        cache_write: usage.cache_write_tokens.unwrap_or(0),
         audio_input: usage.audio_input_tokens,
         output: usage.output_tokens,
         reasoning: usage.reasoning_tokens,

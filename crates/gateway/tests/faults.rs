@@ -119,7 +119,7 @@ impl Template {
 }
 
 async fn new_tenant(admin: &AdminClient, id: &str) -> Option<String> {
-    admin.create_tenant(&NewTenant { id: id.to_owned(), name: None, plan: None }).await.ok()?;
+    admin.create_tenant(&NewTenant { id: id.to_owned(), name: None, plan: None, time_zone: None }).await.ok()?;
     let wanted = serde_json::from_value(json!({"tenant": id})).expect("a key");
     Some(admin.create_key(&wanted).await.ok()?.key)
 }

@@ -198,7 +198,7 @@ impl Program {
 
     /// A tenant `demo` and the id and text of a key of its.
     pub async fn tenant(&self) -> (String, String) {
-        let new = NewTenant { id: "demo".to_owned(), name: None, plan: None };
+        let new = NewTenant { id: "demo".to_owned(), ..NewTenant::default() };
         self.admin.create_tenant(&new).await.expect("a tenant");
         let wanted = serde_json::from_value(serde_json::json!({"tenant": "demo"})).expect("a key");
         let made = self.admin.create_key(&wanted).await.expect("a key");

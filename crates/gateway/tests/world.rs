@@ -197,7 +197,7 @@ impl World {
 
     /// A new tenant and a key of its: the key's id and the key.
     pub async fn tenant(&self, id: &str) -> (String, String) {
-        let new = NewTenant { id: id.to_owned(), name: None, plan: None };
+        let new = NewTenant { id: id.to_owned(), ..NewTenant::default() };
         self.admin.create_tenant(&new).await.expect("a tenant");
         self.new_key(json!({ "tenant": id })).await
     }

@@ -254,6 +254,11 @@ impl ScopeAccounts {
         sums
     }
 
+    /// What is posted in just this period; `None` where it is not counted here, or no more.
+    pub fn posted_in(&self, window: Window, period: Period) -> Option<Columns> {
+        self.account(window, period).map(|account| account.posted)
+    }
+
     fn counted(&self, window: Window, at: Timestamp, offset: UtcOffset) -> impl Iterator<Item = &Account> {
         let first = window.first_counted(self.period(window, at, offset));
         self.accounts.iter().filter(move |account| account.window == window && account.period >= first)
@@ -273,10 +278,6 @@ impl ScopeAccounts {
     pub fn left_in(&self, cap: &Cap, period: Period) -> Option<PicoSum> {
         let used = self.account(cap.window, period).map_or(0, |account| account.used(cap.basis));
         Some(PicoSum(cap.cap?.0 - used))
-    }
-
-    pub fn posted_in(&self, window: Window, period: Period) -> Columns {
-        self.account(window, period).map(|account| account.posted).unwrap_or_default()
     }
 
     /// What is posted in all parts of a rolling window that count at `at`; none if `period` is not among them.

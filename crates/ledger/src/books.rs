@@ -200,7 +200,7 @@ impl<L: Log> Books<L> {
         let due = inner.ledger.pending_due(at.minus(grace));
         for (reserved, dispatched) in &due {
             let record = if *dispatched {
-                Record::Posted(posted_in_full(reserved, at, Outcome::Expired))
+                Record::Posted(inner.posted_in_full(reserved.id, reserved.hold, at, Outcome::Expired))
             } else {
                 Record::Voided(Voided { id: reserved.id, at, outcome: Outcome::Expired })
             };
@@ -227,7 +227,8 @@ impl<L: Log> Books<L> {
         let at = inner.now(&self.clock);
         let aged = inner.ledger.indeterminate_before(at.minus(age));
         for reserved in &aged {
-            inner.commit_end(&Record::Posted(posted_in_full(reserved, at, Outcome::Unknown)));
+            let posted = inner.posted_in_full(reserved.id, reserved.hold, at, Outcome::Unknown);
+            inner.commit_end(&Record::Posted(posted));
         }
         aged.len()
     }
@@ -256,10 +257,22 @@ impl<L: Log> Books<L> {
     ///
     /// Where that is more, it is counted against the tenant only as far as the caps of now have room; the rest is the
     /// platform's, as every overrun is.
-    pub fn adjust(&self, mut adjusted: Adjusted) -> Result<L::Position, ChangeError> {
+    pub fn adjust(&self, adjusted: Adjusted) -> Result<L::Position, ChangeError> {
+        self.adjust_in_month(adjusted, |_, _| ()).map(|(_, position)| position)
+    }
+
+    /// As [`Books::adjust`], where what it came to depends on what is posted of the tenant's month: `complete` runs under
+    /// the lock and is told that, or nothing where that month is history here. Gives back the entry as it was made.
+    pub fn adjust_in_month(
+        &self,
+        mut adjusted: Adjusted,
+        complete: impl FnOnce(&mut Adjusted, Option<Columns>),
+    ) -> Result<(Adjusted, L::Position), ChangeError> {
         let mut inner = self.lock();
         inner.log.has_room(inner.ledger.open_count())?;
         adjusted.at = inner.now(&self.clock);
+        let month = inner.ledger.month_posted_at(&adjusted.spender.tenant, adjusted.held_at, adjusted.offset);
+        complete(&mut adjusted, month);
         let [cost, charge] = inner.ledger.headroom_beside(&adjusted);
         let room = |left: Option<PicoSum>| left.map_or(PicoUsd::MAX, PicoSum::clamp_to_amount);
         let room = Amounts { cost: room(cost), charge: room(charge) };
@@ -267,9 +280,9 @@ impl<L: Log> Books<L> {
         let beyond = wanted.beyond(was).beyond(room);
         adjusted.now.amounts = wanted.beyond(beyond);
         adjusted.now.overrun = adjusted.now.overrun.saturating_add(beyond);
-        let record = Record::Adjusted(Box::new(adjusted));
+        let record = Record::Adjusted(Box::new(adjusted.clone()));
         inner.ledger.commit(&record)?;
-        Ok(inner.log.append(&record))
+        Ok((adjusted, inner.log.append(&record)))
     }
 
     /// Settles a request that a crash left in doubt, by what its provider says of it. `None` if it is not in doubt.
@@ -325,10 +338,10 @@ impl<L: Log> Books<L> {
         self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn end(&self, record: impl FnOnce(Timestamp, &Ledger) -> Record) -> Option<L::Position> {
+    fn end(&self, record: impl FnOnce(Timestamp, &Inner<L>) -> Record) -> Option<L::Position> {
         let mut inner = self.lock();
         let at = inner.now(&self.clock);
-        let record = record(at, &inner.ledger);
+        let record = record(at, &inner);
         inner.commit_end(&record)
     }
 }
@@ -337,6 +350,20 @@ impl<L: Log> Inner<L> {
     /// The time for the next record: the clock's, but never before the last record's.
     fn now(&self, clock: &Clock) -> Timestamp {
         clock.now().max(self.ledger.latest())
+    }
+
+    /// The posting of a whole hold: its cost, and what the tenant's terms of now make of it in its month. At most what
+    /// was held, where the terms were others then.
+    fn posted_in_full(&self, id: RequestId, hold: Amounts, at: Timestamp, outcome: Outcome) -> Posted {
+        let in_month = || {
+            let tenant = &self.ledger.reserved(id)?.spender.tenant;
+            let tariff = self.directory.tariff_of(self.directory.tenants.get(tenant)?)?;
+            let before = self.ledger.month_posted(id)?.cost;
+            (!tariff.is_plain()).then(|| tariff.charge(before, hold.cost).min(hold.charge))
+        };
+        let amounts = Amounts { cost: hold.cost, charge: in_month().unwrap_or(hold.charge) };
+        let (usage, confidence) = (Usage::default(), Confidence::Bounded);
+        Posted { id, at, usage, amounts, overrun: Amounts::ZERO, confidence, outcome }
     }
 
     /// Commits the end of a reservation. One that has ended already stays as it is.
@@ -354,18 +381,6 @@ fn fits(needed: PicoUsd, left: Option<PicoSum>) -> bool {
 fn zone_of(directory: &Directory, scope: &Scope) -> Zone {
     let tenant = scope.tenant().and_then(|tenant| directory.tenants.get(tenant));
     tenant.map_or(Zone::UTC, |tenant| tenant.zone.clone())
-}
-
-fn posted_in_full(reserved: &Reserved, at: Timestamp, outcome: Outcome) -> Posted {
-    Posted {
-        id: reserved.id,
-        at,
-        usage: Usage::default(),
-        amounts: reserved.hold,
-        overrun: Amounts::ZERO,
-        confidence: Confidence::Bounded,
-        outcome,
-    }
 }
 
 // === impl Settlement ===
@@ -466,8 +481,8 @@ impl<L: Log> Reservation<L> {
     ) -> (Settlement, Option<L::Position>) {
         let (id, hold) = (self.id, self.hold);
         let mut made = None;
-        let position = self.books.end(|at, ledger| {
-            let settlement = settlement(ledger.month_posted(id).unwrap_or_default());
+        let position = self.books.end(|at, inner| {
+            let settlement = settlement(inner.ledger.month_posted(id).unwrap_or_default());
             made = Some(settlement);
             Record::Posted(settlement.within(id, at, hold))
         });
@@ -495,8 +510,9 @@ impl<L: Log> Reservation<L> {
     }
 
     fn settle_in_full(&mut self, outcome: Outcome) -> Option<L::Position> {
-        let (usage, amounts) = (Usage::default(), self.hold);
-        self.settle(Settlement { usage, amounts, confidence: Confidence::Bounded, outcome })
+        self.settled = true;
+        let (id, hold) = (self.id, self.hold);
+        self.books.end(|at, inner| Record::Posted(inner.posted_in_full(id, hold, at, outcome)))
     }
 }
 

@@ -16,7 +16,7 @@ use tollgate_types::refusal::BudgetExceeded;
 use tollgate_types::scope::SCOPES_MAX;
 use tollgate_types::window::Period;
 use tollgate_types::{
-    Basis, Confidence, PicoSum, PicoUsd, RequestId, Scope, Spender, Timestamp, UtcOffset, Window, Zone,
+    Basis, Confidence, PicoSum, PicoUsd, RequestId, Scope, Spender, TenantId, Timestamp, UtcOffset, Window, Zone,
 };
 
 use crate::account::{Amounts, Cap, Columns, ScopeAccounts, Sums};
@@ -282,12 +282,18 @@ impl Ledger {
         self.scopes.named(scope).map(|accounts| accounts.sums(window, at, offset)).unwrap_or_default()
     }
 
-    /// What is posted of the tenant's month in which an open reservation is held.
+    /// What is posted of the tenant's month in which an open reservation is held, whatever month it is now.
     pub fn month_posted(&self, id: RequestId) -> Option<Columns> {
         let Open { reserved, entries, .. } = self.open.get(&id)?;
         let tenant = self.scopes.slot(&Scope::Tenant(reserved.spender.tenant.clone()))?;
         let held_in = entries.iter().find(|entry| (entry.slot, entry.window) == (tenant, Window::Month))?;
-        Some(self.scopes.get(tenant)?.posted_in(Window::Month, held_in.period))
+        self.scopes.get(tenant)?.posted_in(Window::Month, held_in.period)
+    }
+
+    /// What is posted of the month into which a time falls; `None` once that month is history here.
+    pub fn month_posted_at(&self, tenant: &TenantId, at: Timestamp, offset: UtcOffset) -> Option<Columns> {
+        let accounts = self.scopes.named(&Scope::Tenant(tenant.clone()))?;
+        accounts.posted_in(Window::Month, Window::Month.period(at, offset))
     }
 
     /// Pending reservations whose deadline lies before `due`, and whether each had been sent to a provider.

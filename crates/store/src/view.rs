@@ -4,7 +4,7 @@
 //! record.
 //!
 //! - this file: opening, and [`View::apply`], which writes records in the order of the journal.
-//! - [`query`]: the questions ([`Reader`]). - [`totals`]: sums that are exact for every `u64`.
+//! - [`query`]: the questions ([`Reader`]). - [`bill`]: what a month's bill is made of. - [`totals`]: sums that are exact for every `u64`.
 
 use std::fs;
 use std::io;
@@ -16,12 +16,14 @@ use tollgate_ledger::{Adjusted, CapSet, Extended, Posted, Record, Reserved, Void
 use tollgate_types::directory::{ApiKey, Change, Limits, Plan, Project, Sealed, Tariff, Tenant, TightBudget};
 use tollgate_types::{RequestId, Scope};
 
+pub mod bill;
 pub(crate) mod columns;
 pub mod query;
 #[cfg(test)]
 mod tests;
 pub mod totals;
 
+pub use bill::{BillAdjustment, BillLine, BillParts};
 pub use query::{Adjustment, EventEnd, EventState, Group, GroupBy, Page, Reader, SummaryRow, UsageEvent, UsageFilter};
 pub use totals::{StateCounts, TokenSums, ViewTotals};
 
@@ -233,7 +235,7 @@ impl Writing<'_> {
                 id_bytes(*id),
                 Bits(usage.input_tokens),
                 Bits(usage.cached_input_tokens),
-                Bits(usage.cache_write_tokens),
+                usage.cache_write_tokens.map(Bits),
                 Bits(usage.audio_input_tokens),
                 Bits(usage.output_tokens),
                 Bits(usage.reasoning_tokens),
@@ -291,7 +293,7 @@ impl Writing<'_> {
                 at.0,
                 Bits(usage.input_tokens),
                 Bits(usage.cached_input_tokens),
-                Bits(usage.cache_write_tokens),
+                usage.cache_write_tokens.map(Bits),
                 Bits(usage.audio_input_tokens),
                 Bits(usage.output_tokens),
                 Bits(usage.reasoning_tokens),
@@ -310,7 +312,7 @@ impl Writing<'_> {
         let Voided { id, at, outcome } = voided;
         self.execute(
             "UPDATE usage_events SET state = 'voided', ended_at = ?2, input_tokens = 0, cached_input_tokens = 0,
-                cache_write_tokens = 0, audio_input_tokens = 0, output_tokens = 0, reasoning_tokens = 0,
+                cache_write_tokens = NULL, audio_input_tokens = 0, output_tokens = 0, reasoning_tokens = 0,
                 audio_output_tokens = 0, cost = 0, charge = 0, overrun_cost = 0, overrun_charge = 0,
                 outcome = ?3
              WHERE id = ?1 AND state = 'pending'",

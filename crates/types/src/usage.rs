@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 pub struct Usage {
     pub input_tokens: u64,
     pub cached_input_tokens: u64,
-    /// What the provider says it wrote to its cache; 0 where it does not say.
-    pub cache_write_tokens: u64,
+    /// What the provider says it wrote to its cache. `None` where it does not say: that is not the same as nothing.
+    pub cache_write_tokens: Option<u64>,
     pub audio_input_tokens: u64,
     pub output_tokens: u64,
     pub reasoning_tokens: u64,

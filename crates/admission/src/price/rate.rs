@@ -1,6 +1,6 @@
 //! The rate of one model: what its tokens cost, in tiers by the length of the input, and the arithmetic on it.
 
-use tollgate_types::{PicoUsd, Usage};
+use tollgate_types::{Confidence, PicoUsd, Usage};
 
 use super::TIERS_MAX;
 
@@ -13,6 +13,18 @@ pub struct Prices {
     /// Input the provider writes to its cache; the same as `input` unless the provider bills the writing.
     pub cache_write: PicoUsd,
     pub output: PicoUsd,
+    /// Sound in the input, and in the output. `None`: usage that states such tokens cannot be priced.
+    pub audio_input: Option<PicoUsd>,
+    pub audio_output: Option<PicoUsd>,
+}
+
+/// What stated usage comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Priced {
+    pub cost: PicoUsd,
+    /// Measured, or at least the bill where the usage leaves open what was written to the cache, or which part of the
+    /// sound was read from it.
+    pub confidence: Confidence,
 }
 
 /// Prices of a whole request whose input is longer than `above_input_tokens`.
@@ -50,14 +62,14 @@ pub enum RateError {
 impl Prices {
     /// Prices of a model whose provider does not bill writing to its cache.
     pub fn new(input: PicoUsd, cached_input: PicoUsd, output: PicoUsd) -> Self {
-        Self { input, cached_input, cache_write: input, output }
+        Self { input, cached_input, cache_write: input, output, audio_input: None, audio_output: None }
     }
 
     fn in_order(&self) -> bool {
         self.cached_input <= self.input && self.input <= self.cache_write
     }
 
-    /// `input` tokens, of which `cached` came from the cache and `written` went to it.
+    /// `input` tokens of text, of which `cached` came from the cache and `written` went to it.
     fn cost(&self, input: u64, cached: u64, written: u64, output: u64) -> u128 {
         let cached = cached.min(input);
         let written = written.min(input - cached);
@@ -66,6 +78,16 @@ impl Prices {
             .saturating_add(product(cached, self.cached_input))
             .saturating_add(product(written, self.cache_write))
             .saturating_add(product(output, self.output))
+    }
+
+    /// What the sound in `usage` costs; `None` where there is some and it has no price.
+    fn audio_cost(&self, usage: &Usage) -> Option<u128> {
+        let part = |tokens: u64, price: Option<PicoUsd>| match (tokens, price) {
+            (0, _) => Some(0),
+            (tokens, price) => Some(product(tokens, price?)),
+        };
+        let input = part(usage.audio_input_tokens, self.audio_input)?;
+        Some(input.saturating_add(part(usage.audio_output_tokens, self.audio_output)?))
     }
 }
 
@@ -105,8 +127,7 @@ impl Rate {
         self.chat
     }
 
-    /// Whether the provider bills writing to its cache apart. Then [`Rate::cost`] is an upper bound, and
-    /// [`Rate::cost_with_cache_writes`] the exact cost.
+    /// Whether the provider bills writing to its cache apart.
     pub fn bills_cache_writes(&self) -> bool {
         self.steps().any(|step| step.prices.cache_write > step.prices.input)
     }
@@ -142,15 +163,36 @@ impl Rate {
         self.steps_within(input_tokens_max).map(|step| affordable(step).unwrap_or(0)).min().unwrap_or(0)
     }
 
-    /// What `usage` costs us; a sum too large to hold becomes the largest there is.
-    ///
-    /// Exact unless the provider bills writing to its cache ([`Rate::bills_cache_writes`]): how much was written `usage`
-    /// does not tell, so all input that did not come from the cache is taken as written, and the bill cannot be higher.
-    pub fn cost(&self, usage: &Usage) -> PicoUsd {
-        self.cost_with_cache_writes(usage, u64::MAX)
+    /// What `usage` comes to, and whether that is the bill or at least the bill. `None` if it states sound that has no
+    /// price here: at the price of text it could be far below the bill.
+    pub fn priced(&self, usage: &Usage) -> Option<Priced> {
+        let prices = self.prices_at(usage.input_tokens);
+        let audio = prices.audio_cost(usage)?;
+        let written_unknown = usage.cache_write_tokens.is_none() && self.bills_cache_writes();
+        let overlap_unknown = usage.audio_input_tokens > 0 && usage.cached_input_tokens > 0;
+        let cost = audio.saturating_add(prices.cost(
+            usage.input_tokens.saturating_sub(usage.audio_input_tokens),
+            // As much of the cached part as can be was sound, which has no price for coming from a cache.
+            usage.cached_input_tokens.saturating_sub(usage.audio_input_tokens),
+            usage.cache_write_tokens.unwrap_or(u64::MAX),
+            usage.output_tokens.saturating_sub(usage.audio_output_tokens),
+        ));
+        let confidence = match written_unknown || overlap_unknown {
+            true => Confidence::Bounded,
+            false => Confidence::Measured,
+        };
+        Some(Priced { cost: PicoUsd(u64::try_from(cost).unwrap_or(u64::MAX)), confidence })
     }
 
-    /// What `usage` costs us if `written` of its input tokens were written to the provider's cache.
+    /// What `usage` costs us if all its tokens are text; a sum too large to hold becomes the largest there is.
+    ///
+    /// Where it does not tell how much was written to the provider's cache, all input that did not come from the cache is
+    /// taken as written, and the bill cannot be higher.
+    pub fn cost(&self, usage: &Usage) -> PicoUsd {
+        self.cost_with_cache_writes(usage, usage.cache_write_tokens.unwrap_or(u64::MAX))
+    }
+
+    /// What `usage` costs us if all its tokens are text and `written` of its input were written to the provider's cache.
     pub fn cost_with_cache_writes(&self, usage: &Usage, written: u64) -> PicoUsd {
         let prices = self.prices_at(usage.input_tokens);
         let cost = prices.cost(usage.input_tokens, usage.cached_input_tokens, written, usage.output_tokens);
@@ -299,6 +341,47 @@ mod tests {
     }
 
     #[test]
+    fn what_was_written_to_the_cache_is_priced_exactly_where_it_is_stated() {
+        let base = Prices { cache_write: PicoUsd(125), ..flat(100, 10, 500).base() };
+        let rate = Rate::new(base, &[], true, None).expect("a rate");
+        let check = |written: Option<u64>, cost: u64, confidence: Confidence| {
+            let usage = Usage { cache_write_tokens: written, ..usage(1_000, 600, 2) };
+            assert_eq!(rate.priced(&usage), Some(Priced { cost: PicoUsd(cost), confidence }), "{written:?}");
+        };
+        check(Some(300), 6_000 + 37_500 + 10_000 + 1_000, Confidence::Measured);
+        check(Some(0), 6_000 + 40_000 + 1_000, Confidence::Measured);
+        check(None, 6_000 + 50_000 + 1_000, Confidence::Bounded);
+        // Where writing is not billed apart, nobody needs to say how much it was.
+        let unbilled = flat(100, 10, 500).priced(&usage(1_000, 600, 2)).expect("text has a price");
+        assert_eq!(unbilled, Priced { cost: PicoUsd(6_000 + 40_000 + 1_000), confidence: Confidence::Measured });
+    }
+
+    #[test]
+    fn sound_has_a_price_of_its_own_or_none() {
+        let used = |audio_in: u64, audio_out: u64, cached: u64| Usage {
+            audio_input_tokens: audio_in,
+            audio_output_tokens: audio_out,
+            ..usage(100, cached, 50)
+        };
+        let with = |audio_input: Option<u64>, audio_output: Option<u64>| {
+            let (audio_input, audio_output) = (audio_input.map(PicoUsd), audio_output.map(PicoUsd));
+            Rate::new(Prices { audio_input, audio_output, ..flat(10, 1, 20).base() }, &[], true, None).expect("a rate")
+        };
+        let cost = |rate: Rate, usage: Usage| rate.priced(&usage).map(|priced| (priced.cost.0, priced.confidence));
+        let measured = |cost: u64| Some((cost, Confidence::Measured));
+        assert_eq!(
+            cost(with(Some(100), Some(200)), used(40, 30, 0)),
+            measured(60 * 10 + 40 * 100 + 20 * 20 + 30 * 200)
+        );
+        assert_eq!(cost(with(None, None), used(0, 0, 0)), measured(2_000));
+        assert_eq!(cost(with(None, Some(200)), used(1, 0, 0)), None, "never at the price of text");
+        assert_eq!(cost(with(Some(100), None), used(0, 1, 0)), None);
+        // 50 were cached, and nobody says whether any of the 40 of sound were: at least the bill is posted.
+        let bounded = Some((50 * 10 + 10 + 40 * 100 + 1_000, Confidence::Bounded));
+        assert_eq!(cost(with(Some(100), None), used(40, 0, 50)), bounded);
+    }
+
+    #[test]
     fn what_an_amount_affords_is_found_exactly() {
         let check = |rate: Rate, input: u64, money: u64, tokens: u64| {
             assert_eq!(rate.output_tokens_affordable(input, PicoUsd(money)), tokens, "{input} in for {money}");
@@ -332,7 +415,7 @@ mod tests {
             let mut inputs = [a, b, c];
             inputs.sort_unstable();
             let [cached_input, input, cache_write] = inputs.map(PicoUsd);
-            Prices { input, cached_input, cache_write, output: PicoUsd(output) }
+            Prices { cached_input, cache_write, ..Prices::new(input, cached_input, PicoUsd(output)) }
         })
     }
 
@@ -362,6 +445,10 @@ mod tests {
             if let Some(bound) = rate.bound(input_max, output_max) {
                 prop_assert!(rate.cost(&used) <= bound);
                 prop_assert!(rate.cost_with_cache_writes(&used, written) <= rate.cost(&used));
+                let stated = rate.priced(&Usage { cache_write_tokens: Some(written), ..used }).expect("text has a price");
+                let unstated = rate.priced(&used).expect("text has a price");
+                prop_assert!(stated.cost <= unstated.cost && unstated.cost <= bound);
+                prop_assert!(stated.confidence == Confidence::Measured);
             }
         }
 

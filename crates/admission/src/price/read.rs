@@ -245,12 +245,23 @@ fn prices(fields: &mut Fields<'_, '_>, chat: bool, confirmed: bool, problems: &m
     const CACHED: &str = "cached_input_usd_per_million";
     const WRITE: &str = "cache_write_usd_per_million";
     const OUTPUT: &str = "output_usd_per_million";
+    const AUDIO_INPUT: &str = "audio_input_usd_per_million";
+    const AUDIO_OUTPUT: &str = "audio_output_usd_per_million";
     let before = problems.count();
     let input = fields.price(INPUT, problems);
     fields.require(INPUT, "a decimal in quotes such as \"0.15\"", problems);
     let cached = fields.price(CACHED, problems);
     let write = fields.price(WRITE, problems);
     let output = fields.price(OUTPUT, problems);
+    let audio_input = fields.price(AUDIO_INPUT, problems);
+    let audio_output = fields.price(AUDIO_OUTPUT, problems);
+    if !chat && fields.has(AUDIO_OUTPUT) {
+        fields.wrong(
+            AUDIO_OUTPUT,
+            format!("{AUDIO_OUTPUT} without {OUTPUT}: a model without it cannot answer"),
+            problems,
+        );
+    }
     if chat {
         fields.require(OUTPUT, "the price has one, so each tier needs its own", problems);
     } else if fields.has(OUTPUT) {
@@ -260,7 +271,9 @@ fn prices(fields: &mut Fields<'_, '_>, chat: bool, confirmed: bool, problems: &m
             problems,
         );
     }
-    for (name, amount) in [(INPUT, input), (CACHED, cached), (WRITE, write), (OUTPUT, output)] {
+    let text = [(INPUT, input), (CACHED, cached), (WRITE, write), (OUTPUT, output)];
+    let audio = [(AUDIO_INPUT, audio_input), (AUDIO_OUTPUT, audio_output)];
+    for (name, amount) in text.into_iter().chain(audio) {
         let Some(amount) = amount else { continue };
         if amount > PLAUSIBLE_MAX && !confirmed {
             let what = format!(
@@ -300,6 +313,8 @@ fn prices(fields: &mut Fields<'_, '_>, chat: bool, confirmed: bool, problems: &m
         cached_input: cached.unwrap_or(input),
         cache_write: write.unwrap_or(input),
         output: output.unwrap_or(PicoUsd::ZERO),
+        audio_input,
+        audio_output,
     })
 }
 

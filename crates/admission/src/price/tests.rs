@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use serde_json::value::RawValue;
 
 use super::*;
-use tollgate_types::{PicoUsd, Timestamp, Usage};
+use tollgate_types::{Confidence, PicoUsd, Timestamp, Usage};
 
 const HEAD: &str = "version = \"t\"\nsource = \"a test\"\nchecked_at = \"2026-11-23\"\n";
 const ENTRY: &str = "[[price]]\nprovider = \"p\"\nmodel = \"m\"\neffective_from = \"2026-01-01T00:00:00Z\"\n";
@@ -68,6 +68,8 @@ input_usd_per_million = "0.546875"
 cached_input_usd_per_million = "0.1"
 cache_write_usd_per_million = "0.6"
 output_usd_per_million = "2"
+audio_input_usd_per_million = "40"
+audio_output_usd_per_million = "80.5"
 image_tokens_max = 1_105
 [[price.tier]]
 above_input_tokens = 200_000
@@ -93,6 +95,8 @@ input_usd_per_million = "0.02"
         cached_input: PicoUsd(100_000),
         cache_write: PicoUsd(600_000),
         output: PicoUsd(2_000_000),
+        audio_input: Some(PicoUsd(40_000_000)),
+        audio_output: Some(PicoUsd(80_500_000)),
     };
     let tier = Prices::new(PicoUsd(1_000_000), PicoUsd(1_000_000), PicoUsd(3_000_000));
     let tiers = [Tier { above_input_tokens: 200_000, prices: tier }];
@@ -213,7 +217,8 @@ fn tiers_rise() {
             "line 10, price 1 (p/m) tier: output_usd_per_million in a tier, but the price has none: a model without it \
              cannot chat",
             "line 11, price 1 (p/m) tier: unknown field \"above\"; known are above_input_tokens, input_usd_per_million, \
-             cached_input_usd_per_million, cache_write_usd_per_million, output_usd_per_million",
+             cached_input_usd_per_million, cache_write_usd_per_million, output_usd_per_million, \
+             audio_input_usd_per_million, audio_output_usd_per_million",
         ],
     );
     check(
@@ -304,7 +309,8 @@ tier = 5
         "line 10, price 1 (*/gpt-*): confirmed must be true or false",
         "line 11, price 1 (*/gpt-*): unknown field \"colour\"; known are provider, model, aliases, effective_from, \
          effective_to, source, checked_at, confirmed, input_usd_per_million, cached_input_usd_per_million, \
-         cache_write_usd_per_million, output_usd_per_million, image_tokens_max, tier",
+         cache_write_usd_per_million, output_usd_per_million, audio_input_usd_per_million, \
+         audio_output_usd_per_million, image_tokens_max, tier",
         "line 12, price 2 (?/fine): provider is missing: the provider preset's name, such as \"openai\"",
         "line 12, price 2 (?/fine): checked_at is missing: say on which day it was read, here or for the whole book",
         "line 12, price 2 (?/fine): input_usd_per_million is missing: a decimal in quotes such as \"0.15\"",
@@ -425,7 +431,7 @@ proptest! {
 // === The price errors of others ===
 
 #[test]
-fn a_request_above_200_000_tokens_is_priced_at_its_tier() {
+fn a_request_above_200_000_tokens_is_priced_at_its_tier_unlike_in_litellm_30135() {
     // gemini-2.5-pro: 1.25 / 10 USD a million, above 200,000 input tokens 2.50 / 15, cached 0.125 and 0.25.
     let books = shipped();
     let rate = books.rate("gemini", "gemini-2.5-pro", now()).expect("a price").rate;
@@ -437,7 +443,7 @@ fn a_request_above_200_000_tokens_is_priced_at_its_tier() {
 }
 
 #[test]
-fn cached_tokens_are_not_charged_twice() {
+fn cached_tokens_are_not_charged_twice_unlike_in_litellm_15740() {
     // gpt-4o-mini: 10,000 tokens of which 8,000 were cached are 2,000 at 0.15 and 8,000 at 0.075 USD a million.
     let books = shipped();
     let rate = books.rate("openai", "gpt-4o-mini", now()).expect("a price").rate;
@@ -445,17 +451,87 @@ fn cached_tokens_are_not_charged_twice() {
 }
 
 #[test]
-fn tokens_written_to_the_cache_are_not_dropped() {
+fn tokens_written_to_the_cache_are_not_dropped_unlike_in_litellm_33772() {
     // gpt-5.6-sol: 4.00 USD a million, 5.00 where it writes its cache, which it does unasked.
     let books = shipped();
     let rate = books.rate("openai", "gpt-5.6-sol", now()).expect("a price").rate;
     assert_eq!(rate.bound(100_000, 0), Some(PicoUsd(500_000_000_000)));
     assert_eq!(rate.cost_with_cache_writes(&used(100_000, 0, 0), 60_000), PicoUsd(160_000_000_000 + 300_000_000_000));
     assert!(rate.bills_cache_writes());
+    // Stated in the usage, they are priced to the token; unstated, all that can have been written is.
+    let stated = Usage { cache_write_tokens: Some(60_000), ..used(100_000, 0, 0) };
+    let priced = |usage: &Usage| rate.priced(usage).map(|priced| (priced.cost.0, priced.confidence));
+    assert_eq!(priced(&stated), Some((460_000_000_000, Confidence::Measured)));
+    assert_eq!(priced(&used(100_000, 0, 0)), Some((500_000_000_000, Confidence::Bounded)));
 }
 
 #[test]
-fn no_model_has_the_price_of_one_whose_name_it_contains() {
+fn sound_is_never_priced_as_text_unlike_where_its_detail_is_dropped() {
+    // gpt-4o-audio-preview: text 2.50 and 10 USD a million, sound 40 and 80: sixteen times as much.
+    let sound = "audio_input_usd_per_million = \"40\"\naudio_output_usd_per_million = \"80\"";
+    let text = "input_usd_per_million = \"2.5\"\noutput_usd_per_million = \"10\"";
+    let usage = Usage { audio_input_tokens: 900, audio_output_tokens: 80, ..used(1_000, 0, 100) };
+    let cost = |fields: &str| {
+        let book = parse(&entry(fields)).expect("a good book");
+        book.prices()[0].rate.priced(&usage).map(|priced| priced.cost.0)
+    };
+    assert_eq!(
+        cost(&format!("{text}\n{sound}")),
+        Some(100 * 2_500_000 + 900 * 40_000_000 + 20 * 10_000_000 + 80 * 80_000_000)
+    );
+    assert_eq!(cost(text), None);
+    check(
+        &entry("input_usd_per_million = \"1\"\naudio_output_usd_per_million = \"80\""),
+        &[
+            "line 9, price 1 (p/m): audio_output_usd_per_million without output_usd_per_million: a model without it cannot answer",
+        ],
+    );
+}
+
+#[test]
+fn a_price_in_another_unit_is_noticed_unlike_in_bifrost_5243() {
+    // 0.15 USD a million tokens, but in cents a thousand, or in dollars a token scaled by somebody: a hundred times off
+    // and more is beyond what any token costs.
+    for off in ["15000", "1500.0", "1000.000001"] {
+        assert!(parse(&entry(&format!("input_usd_per_million = \"{off}\""))).is_err(), "{off}");
+    }
+    // And what is finer than a picodollar a token was most likely meant for one token, not for a million.
+    assert!(parse(&entry("input_usd_per_million = \"0.00000015\"")).is_err());
+    // The unit stands in the name of every field that holds money.
+    assert!(parse(&entry("input_usd_per_token = \"0.00000015\"")).is_err());
+}
+
+#[test]
+fn a_price_changes_at_its_midnight_and_not_before_also_in_the_middle_of_a_month() {
+    let old = entry("effective_to = \"2026-11-16T00:00:00Z\"\ninput_usd_per_million = \"1\"");
+    let new = entry("input_usd_per_million = \"2\"").replace("2026-01-01", "2026-11-16");
+    let at = |books: &PriceBooks, time: &str| {
+        let at = Timestamp::parse_rfc3339(time).expect("an instant");
+        books.rate("p", "m", at).map(|rated| (rated.version.to_string(), rated.rate.base().input.0))
+    };
+    let book = |version: &str, rest: &str| {
+        let text = format!("{HEAD}{rest}").replace("version = \"t\"", &format!("version = \"{version}\""));
+        std::sync::Arc::new(PriceBook::parse(&text).unwrap_or_else(|error| panic!("{error}")))
+    };
+    let books = PriceBooks::new([book("first", &format!("{old}{new}"))]).expect("one book");
+    let first = |pico: u64| Some(("first".to_owned(), pico));
+    assert_eq!(at(&books, "2026-11-15T23:59:59.999999Z"), first(1_000_000));
+    assert_eq!(at(&books, "2026-11-16T00:00:00Z"), first(2_000_000));
+    // A newer book for what is to come leaves what was as it was; a correction of the past replaces just its span.
+    let newer = entry("input_usd_per_million = \"3\"").replace("2026-01-01", "2026-12-01");
+    let books = books.with(book("newer", &newer)).expect("another version");
+    assert_eq!(at(&books, "2026-11-20T00:00:00Z"), first(2_000_000));
+    assert_eq!(at(&books, "2026-12-01T00:00:00Z"), Some(("newer".to_owned(), 3_000_000)));
+    let mended = entry("effective_to = \"2026-11-18T00:00:00Z\"\ninput_usd_per_million = \"4\"")
+        .replace("2026-01-01", "2026-11-16");
+    let books = books.with(book("mended", &mended)).expect("another version");
+    assert_eq!(at(&books, "2026-11-15T23:59:59.999999Z"), first(1_000_000));
+    assert_eq!(at(&books, "2026-11-17T00:00:00Z"), Some(("mended".to_owned(), 4_000_000)));
+    assert_eq!(at(&books, "2026-11-18T00:00:00Z"), first(2_000_000));
+}
+
+#[test]
+fn no_model_has_the_price_of_one_whose_name_it_contains_unlike_in_substring_matching() {
     let books = shipped();
     assert!(books.rate("openai", "gpt-5.4", now()).is_some());
     for model in ["gpt-5.4-pro", "gpt-5.4x", "my-gpt-5.4", "ft:gpt-4o-2024-08-06:me", "gpt-4", "gpt", "openai/gpt-4o"] {
@@ -468,7 +544,7 @@ fn no_model_has_the_price_of_one_whose_name_it_contains() {
 }
 
 #[test]
-fn one_model_under_two_names_has_one_price() {
+fn one_model_under_two_names_has_one_price_unlike_in_litellm_38062() {
     let books = shipped();
     for price in books.books()[0].prices() {
         for name in price.names() {
@@ -485,7 +561,7 @@ fn one_model_under_two_names_has_one_price() {
 }
 
 #[test]
-fn a_broken_book_is_refused_and_never_read_as_free() {
+fn a_broken_book_is_refused_and_never_read_as_free_unlike_litellms_cost_map_of_2026_01_27() {
     let cut_short = &SHIPPED[..SHIPPED.len() / 2];
     assert!(PriceBook::parse(cut_short.trim_end_matches('"')).is_err());
     assert!(PriceBook::parse(&SHIPPED.replacen("\"2.50\"", "\"\"", 1)).is_err());
@@ -624,11 +700,11 @@ fn compare(price: &Price, key: &str, table: &Table) {
     let per_token = |suffix: &str| {
         let pico = |field: &str| entry.get(&format!("{field}{suffix}")).map(|raw| pico_per_token(raw.get()));
         let input = pico("input_cost_per_token").expect("an input price");
+        let cached_input = pico("cache_read_input_token_cost").filter(|_| is_chat).unwrap_or(input);
+        let output = pico("output_cost_per_token").filter(|_| is_chat).unwrap_or(PicoUsd::ZERO);
         Prices {
-            input,
-            cached_input: pico("cache_read_input_token_cost").filter(|_| is_chat).unwrap_or(input),
             cache_write: pico("cache_creation_input_token_cost").filter(|_| writes).unwrap_or(input),
-            output: pico("output_cost_per_token").filter(|_| is_chat).unwrap_or(PicoUsd::ZERO),
+            ..Prices::new(input, cached_input, output)
         }
     };
     assert_eq!(price.rate.base(), per_token(""), "{key}");

@@ -4,17 +4,15 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use tollgate_client::{List, Plan, PlanSettings, TightBudget};
-use tollgate_types::directory::{self, Change, Limits, Tariff};
+use tollgate_client::{List, Plan, PlanSettings, Tariff, TightBudget};
+use tollgate_types::directory::{self, Change, Limits};
 use tollgate_types::{PicoUsd, PlanId};
 
 use super::durable::change;
 use super::extract::{Body, Id, at_least_one};
 use super::refused::{Refusals, Refused};
+use super::tariffs;
 use crate::app::App;
-
-/// Ten thousand percent: above it somebody mistook basis points for percent.
-const MARKUP_BPS_MAX: u64 = 1_000_000;
 
 /// Create a plan or replace the whole of it: what is left out goes back to its default
 #[utoipa::path(put, path = "/admin/v1/plans/{id}", operation_id = "set_plan", tag = "plans", request_body = PlanSettings,
@@ -38,13 +36,15 @@ pub async fn list(State(app): State<Arc<App>>) -> Json<List<Plan>> {
 }
 
 fn read(id: PlanId, settings: &PlanSettings) -> Result<directory::Plan, Refused> {
-    let unpriced_hold = settings.unpriced_hold_usd.as_deref().map(PicoUsd::parse_usd).transpose();
+    let tariff = Tariff {
+        markup_percent: settings.markup_percent.clone(),
+        included_usd: settings.included_usd.clone(),
+        markup_tiers: settings.markup_tiers.clone(),
+        monthly_minimum_usd: settings.monthly_minimum_usd.clone(),
+    };
     Ok(directory::Plan {
         id,
-        tariff: Tariff {
-            markup_bps: settings.markup_percent.as_deref().map_or(Ok(0), markup_bps)?,
-            ..Tariff::default()
-        },
+        tariff: tariffs::read(&tariff)?,
         tight_budget: match settings.tight_budget {
             Some(TightBudget::Clamp) => directory::TightBudget::Clamp,
             Some(TightBudget::Refuse) | None => directory::TightBudget::Refuse,
@@ -54,33 +54,23 @@ fn read(id: PlanId, settings: &PlanSettings) -> Result<directory::Plan, Refused>
             tokens_per_minute: at_least_one("tokens_per_minute", settings.tokens_per_minute)?,
             parallel_requests: at_least_one("parallel_requests", settings.parallel_requests)?,
         },
-        unpriced_hold: unpriced_hold.map_err(|error| Refused::field("unpriced_hold_usd", error))?,
-        unbounded_hold: None,
+        unpriced_hold: hold("unpriced_hold_usd", settings.unpriced_hold_usd.as_deref())?,
+        unbounded_hold: hold("unbounded_hold_usd", settings.unbounded_hold_usd.as_deref())?,
     })
 }
 
-/// A decimal percentage in hundredths of a percent, exactly.
-fn markup_bps(percent: &str) -> Result<u32, Refused> {
-    /// A percent read as dollars is 1e12 picodollars, and a hundred basis points.
-    const PICO_PER_BPS: u64 = 10_000_000_000;
-    let wrong = || {
-        Refused::field(
-            "markup_percent",
-            "a decimal from 0 to 10000 with at most two digits after the point, such as \"20.5\"",
-        )
-    };
-    let PicoUsd(pico) = PicoUsd::parse_usd(percent).map_err(|_| wrong())?;
-    let bps = pico / PICO_PER_BPS;
-    if pico % PICO_PER_BPS != 0 || bps > MARKUP_BPS_MAX {
-        return Err(wrong());
-    }
-    u32::try_from(bps).map_err(|_| wrong())
+fn hold(param: &'static str, usd: Option<&str>) -> Result<Option<PicoUsd>, Refused> {
+    usd.map(PicoUsd::parse_usd).transpose().map_err(|error| Refused::field(param, error))
 }
 
 fn shown(plan: &directory::Plan) -> Plan {
+    let directory::Tariff { markup_bps, included, tiers, monthly_minimum } = &plan.tariff;
     Plan {
         id: plan.id.to_string(),
-        markup_percent: format!("{}.{:02}", plan.tariff.markup_bps / 100, plan.tariff.markup_bps % 100),
+        markup_percent: tariffs::percent(*markup_bps),
+        included_usd: included.to_string(),
+        markup_tiers: tiers.iter().map(tariffs::tier).collect(),
+        monthly_minimum_usd: monthly_minimum.to_string(),
         tight_budget: match plan.tight_budget {
             directory::TightBudget::Refuse => TightBudget::Refuse,
             directory::TightBudget::Clamp => TightBudget::Clamp,
@@ -89,22 +79,13 @@ fn shown(plan: &directory::Plan) -> Plan {
         tokens_per_minute: plan.key_limits.tokens_per_minute,
         parallel_requests: plan.key_limits.parallel_requests,
         unpriced_hold_usd: plan.unpriced_hold.map(|hold| hold.to_string()),
+        unbounded_hold_usd: plan.unbounded_hold.map(|hold| hold.to_string()),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_percentage_is_read_exactly_or_not_at_all() {
-        for (text, bps) in [("0", 0), ("20", 2000), ("20.0", 2000), ("0.01", 1), ("10000", 1_000_000)] {
-            assert_eq!(markup_bps(text).expect(text), bps);
-        }
-        for bad in ["", "-1", "0.001", "20%", "10000.01", "1e2", "99999999999999"] {
-            assert!(markup_bps(bad).is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn a_plan_is_shown_as_it_is_read() {

@@ -41,9 +41,15 @@ pub async fn list(State(app): State<Arc<App>>) -> Result<Json<List<PriceBookInfo
 pub async fn push(State(app): State<Arc<App>>, text: String) -> Result<(StatusCode, Json<PriceBookInfo>), Refused> {
     let (book, text) = aside(move || (PriceBook::parse(&text), text)).await?;
     let book = Arc::new(book.map_err(|error| Refused::invalid(error.to_string(), None))?);
+    put_in_force(&app, Arc::clone(&book), text).await?;
+    Ok((StatusCode::CREATED, Json(shown(&book, PUSHED))))
+}
+
+/// Keeps a checked book and its text, and puts it into force over those there are.
+pub async fn put_in_force(app: &Arc<App>, book: Arc<PriceBook>, text: String) -> Result<(), Refused> {
     let _one_at_a_time = PUSHING.lock().await;
     let books = app.admission.prices().with(Arc::clone(&book)).map_err(|error| Refused::conflict(error.to_string()))?;
-    let dir = prices_dir(&app);
+    let dir = prices_dir(app);
     // Books are read in the order of their names when the gateway starts: so the time comes first.
     let file = dir.join(format!("{:020}-{}.toml", app.clock().now().0, book.fingerprint()));
     let not_kept = |error| Refused::internal("the price book cannot be kept", &error);
@@ -53,7 +59,7 @@ pub async fn push(State(app): State<Arc<App>>, text: String) -> Result<(StatusCo
     app.journal.durable(position).await?;
     aside(move || prepared.confirm()).await?.map_err(not_kept)?;
     app.admission.publish_prices(books);
-    Ok((StatusCode::CREATED, Json(shown(&book, PUSHED))))
+    Ok(())
 }
 
 fn prices_dir(app: &App) -> PathBuf {

@@ -65,6 +65,11 @@ impl Refused {
         Self { status: StatusCode::INTERNAL_SERVER_ERROR, code: "internal", message, param: None }
     }
 
+    /// Not now: it is asked again later.
+    pub fn busy(message: impl Into<String>) -> Self {
+        Self { status: StatusCode::SERVICE_UNAVAILABLE, code: "unavailable", message: message.into(), param: None }
+    }
+
     fn unavailable(error: &dyn std::fmt::Display) -> Self {
         tracing::error!(%error, "the control plane cannot write the journal");
         let status = refusal::status(&Refusal::LedgerUnavailable);

@@ -5,18 +5,21 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use http::StatusCode;
-use tollgate_client::{List, NewTenant, Tenant};
+use tokio::sync::Mutex;
+use tollgate_client::{List, NewTenant, Tenant, TenantSettings};
 use tollgate_types::directory::{self, Change, Plan};
-use tollgate_types::{PlanId, ProjectId, TenantId, Timestamp};
+use tollgate_types::{PlanId, ProjectId, TenantId, Zone};
 
 use super::durable::{aside, change};
 use super::extract::{Body, Id, id};
-use super::label;
 use super::refused::{Refusals, Refused};
+use super::{label, tariffs};
 use crate::app::App;
 
 /// Every tenant has it, so that a key needs no project of its own.
 pub const DEFAULT_PROJECT: &str = "default";
+/// Held from looking at a tenant's terms until they are changed: of two changes at once neither is lost.
+static SETTING: Mutex<()> = Mutex::const_new(());
 
 /// Create a tenant, with a project `default`
 #[utoipa::path(post, path = "/admin/v1/tenants", operation_id = "create_tenant", tag = "tenants", request_body = NewTenant,
@@ -28,15 +31,41 @@ pub async fn create(
     let tenant: TenantId = id("id", &new.id)?;
     let plan: PlanId = id("plan", new.plan.as_deref().unwrap_or(Plan::STANDARD))?;
     label::check(new.name.as_ref())?;
+    let zone = new.time_zone.as_deref().map_or(Ok(Zone::UTC), zone)?;
     let at = app.clock().now();
+    let made = directory::Tenant { zone, ..directory::Tenant::new(tenant.clone(), plan, at) };
     // Refused before a data key is made for it.
-    app.books.with_directory(|directory| directory.check(&Change::TenantCreated(made(&tenant, &plan, at))))?;
+    app.books.with_directory(|directory| directory.check(&Change::TenantCreated(made.clone())))?;
     make_data_key(&app, &tenant).await?;
-    let created =
-        directory::Tenant { label: label::seal(&app, &tenant, new.name.as_ref()).await?, ..made(&tenant, &plan, at) };
+    let created = directory::Tenant { label: label::seal(&app, &tenant, new.name.as_ref()).await?, ..made };
     let project = directory::Project { tenant, id: default_project(), created_at: at, label: None };
     change(&app, [Change::TenantCreated(created.clone()), Change::ProjectCreated(project)]).await?;
     Ok((StatusCode::CREATED, Json(shown(&app, &created))))
+}
+
+/// Change a tenant's terms: what is left out stays as it is
+#[utoipa::path(put, path = "/admin/v1/tenants/{id}", operation_id = "set_tenant", tag = "tenants", request_body = TenantSettings,
+    params(("id" = String, Path, example = "demo")),
+    responses((status = 200, description = "The tenant as it is now", body = Tenant), Refusals))]
+pub async fn set(
+    State(app): State<Arc<App>>,
+    Id(tenant): Id<TenantId>,
+    Body(settings): Body<TenantSettings>,
+) -> Result<Json<Tenant>, Refused> {
+    let plan: Option<PlanId> = settings.plan.as_deref().map(|plan| id("plan", plan)).transpose()?;
+    let zone = settings.time_zone.as_deref().map(zone).transpose()?;
+    let tariff = settings.tariff.map(|given| given.as_ref().map(tariffs::read).transpose()).transpose()?;
+    let _one_at_a_time = SETTING.lock().await;
+    let now = app.books.with_directory(|directory| directory.tenant(&tenant).cloned())?;
+    let changed = Change::TenantChanged {
+        id: tenant.clone(),
+        plan: plan.unwrap_or(now.plan),
+        zone: zone.unwrap_or(now.zone),
+        tariff: tariff.unwrap_or(now.tariff),
+    };
+    change(&app, [changed]).await?;
+    let tenant = app.books.with_directory(|directory| directory.tenant(&tenant).cloned())?;
+    Ok(Json(shown(&app, &tenant)))
 }
 
 /// List all tenants
@@ -59,8 +88,8 @@ pub fn default_project() -> ProjectId {
     DEFAULT_PROJECT.parse().expect("'default' is a valid slug")
 }
 
-fn made(id: &TenantId, plan: &PlanId, created_at: Timestamp) -> directory::Tenant {
-    directory::Tenant::new(id.clone(), plan.clone(), created_at)
+fn zone(name: &str) -> Result<Zone, Refused> {
+    name.parse().map_err(|error| Refused::field("time_zone", error))
 }
 
 /// Everything sealed for the tenant is sealed under it; so it is there, durably, before the tenant is.
@@ -74,6 +103,8 @@ fn shown(app: &App, tenant: &directory::Tenant) -> Tenant {
         id: tenant.id.to_string(),
         name: label::open(&app.vault, &tenant.id, tenant.label.as_ref()),
         plan: tenant.plan.to_string(),
+        time_zone: tenant.zone.to_string(),
+        tariff: tenant.tariff.as_ref().map(tariffs::shown),
         created_at: tenant.created_at.to_string(),
     }
 }

@@ -1,5 +1,7 @@
 //! The control plane over a real store in a folder of its own, request by request.
 
+mod billing;
+
 use std::path::Path;
 use std::time::Duration;
 

@@ -92,13 +92,17 @@ pub fn event(event: &view::UsageEvent) -> UsageEvent {
         confidence: end.and_then(|end| end.confidence).map(confidence),
         input_tokens: usage.input_tokens,
         cached_input_tokens: usage.cached_input_tokens,
+        cache_write_tokens: usage.cache_write_tokens,
+        audio_input_tokens: usage.audio_input_tokens,
         output_tokens: usage.output_tokens,
         reasoning_tokens: usage.reasoning_tokens,
+        audio_output_tokens: usage.audio_output_tokens,
         hold_cost_picousd: reserved.hold.cost.0.to_string(),
         cost_picousd: amounts.cost.0.to_string(),
         charge_picousd: amounts.charge.0.to_string(),
         overrun_picousd: end.map(|end| end.overrun.cost.0).unwrap_or_default().to_string(),
         price_version: reserved.price_version.to_string(),
+        adjustments: event.adjustments,
         outcome: end.map(|end| end.outcome.name().to_owned()),
     }
 }
@@ -106,7 +110,6 @@ pub fn event(event: &view::UsageEvent) -> UsageEvent {
 fn summed(row: &SummaryRow) -> UsageSummary {
     let (counts, tokens) = (&row.totals.requests, &row.totals.tokens);
     let open = counts.pending + counts.indeterminate;
-    let tokens_shown = |tokens: u128| u64::try_from(tokens).unwrap_or(u64::MAX);
     UsageSummary {
         group: row.group.to_string(),
         requests: counts.posted + counts.voided + open,
@@ -114,14 +117,21 @@ fn summed(row: &SummaryRow) -> UsageSummary {
         open,
         input_tokens: tokens_shown(tokens.input_tokens),
         cached_input_tokens: tokens_shown(tokens.cached_input_tokens),
+        cache_write_tokens: tokens_shown(tokens.cache_write_tokens),
+        audio_input_tokens: tokens_shown(tokens.audio_input_tokens),
         output_tokens: tokens_shown(tokens.output_tokens),
         reasoning_tokens: tokens_shown(tokens.reasoning_tokens),
+        audio_output_tokens: tokens_shown(tokens.audio_output_tokens),
         cost_picousd: row.totals.posted.cost.0.to_string(),
         bounded_picousd: row.totals.bounded.cost.0.to_string(),
         charge_picousd: row.totals.posted.charge.0.to_string(),
         held_picousd: (row.totals.pending.cost.0 + row.totals.indeterminate.cost.0).to_string(),
         overrun_picousd: row.totals.overrun.cost.0.to_string(),
     }
+}
+
+pub fn tokens_shown(tokens: u128) -> u64 {
+    u64::try_from(tokens).unwrap_or(u64::MAX)
 }
 
 fn state(state: UsageState) -> EventState {

@@ -1,7 +1,7 @@
 //! `tollgate plan`.
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use tollgate_client::{Plan, PlanSettings, TightBudget};
+use tollgate_client::{MarkupTier, Plan, PlanSettings, Tariff, TightBudget};
 use tollgate_types::{PicoUsd, PlanId};
 
 use super::table::{Column, or_none, table};
@@ -18,7 +18,9 @@ pub struct PlanArgs {
 #[derive(Debug, clap::Subcommand)]
 enum Action {
     /// Create a plan or replace the whole of it: what is left out goes back to its default
-    #[command(after_help = "Example:\n  tollgate plan set standard --markup-percent 20 --tight-budget clamp")]
+    #[command(
+        after_help = "Example:\n  tollgate plan set standard --markup-percent 20 --included-usd 10 --markup-tier 1000:15"
+    )]
     Set(Set),
     /// List all plans
     #[command(after_help = "Example:\n  tollgate plan list")]
@@ -29,9 +31,8 @@ enum Action {
 struct Set {
     /// 'standard' is what a tenant gets when none is named
     id: PlanId,
-    /// Charge = cost × (1 + this / 100); 0 if left out
-    #[arg(long, value_name = "PERCENT")]
-    markup_percent: Option<String>,
+    #[command(flatten)]
+    terms: Terms,
     /// What to do when a budget affords less than a request may cost
     #[arg(long, value_parser = tight_budget())]
     tight_budget: Option<TightBudget>,
@@ -47,6 +48,26 @@ struct Set {
     /// Held, and posted as bounded, for a model without a price; if left out, such a model is refused
     #[arg(long, value_name = "USD", value_parser = PicoUsd::parse_usd)]
     unpriced_hold_usd: Option<PicoUsd>,
+    /// Held, and posted as bounded, for a request with no bound on its cost; if left out, such a request is refused
+    #[arg(long, value_name = "USD", value_parser = PicoUsd::parse_usd)]
+    unbounded_hold_usd: Option<PicoUsd>,
+}
+
+/// From what work costs to what a tenant pays for it.
+#[derive(Debug, clap::Args)]
+pub struct Terms {
+    /// Charge = cost × (1 + this / 100); 0 if left out
+    #[arg(long, value_name = "PERCENT")]
+    markup_percent: Option<String>,
+    /// So much of a month's cost is not charged
+    #[arg(long, value_name = "USD", value_parser = PicoUsd::parse_usd)]
+    included_usd: Option<PicoUsd>,
+    /// Another mark-up for what a month's cost exceeds, such as 1000:15; may be given several times, ascending
+    #[arg(long, value_name = "USD:PERCENT", value_parser = tier)]
+    markup_tier: Vec<MarkupTier>,
+    /// A month's bill is at least this
+    #[arg(long, value_name = "USD", value_parser = PicoUsd::parse_usd)]
+    monthly_minimum_usd: Option<PicoUsd>,
 }
 
 impl PlanArgs {
@@ -67,15 +88,47 @@ impl PlanArgs {
 
 impl Set {
     fn settings(&self) -> PlanSettings {
+        let Tariff { markup_percent, included_usd, markup_tiers, monthly_minimum_usd } = self.terms.tariff();
         PlanSettings {
-            markup_percent: self.markup_percent.clone(),
+            markup_percent,
+            included_usd,
+            markup_tiers,
+            monthly_minimum_usd,
             tight_budget: self.tight_budget,
             requests_per_minute: self.requests_per_minute,
             tokens_per_minute: self.tokens_per_minute,
             parallel_requests: self.parallel_requests,
             unpriced_hold_usd: self.unpriced_hold_usd.map(|hold| hold.to_string()),
+            unbounded_hold_usd: self.unbounded_hold_usd.map(|hold| hold.to_string()),
         }
     }
+}
+
+impl Terms {
+    pub fn tariff(&self) -> Tariff {
+        Tariff {
+            markup_percent: self.markup_percent.clone(),
+            included_usd: self.included_usd.map(|usd| usd.to_string()),
+            markup_tiers: self.markup_tier.clone(),
+            monthly_minimum_usd: self.monthly_minimum_usd.map(|usd| usd.to_string()),
+        }
+    }
+
+    /// Whether any of them was given.
+    pub fn are_given(&self) -> bool {
+        self.tariff() != Tariff::default()
+    }
+}
+
+fn tier(text: &str) -> Result<MarkupTier, String> {
+    let (above, percent) = text.split_once(':').ok_or("not USD:PERCENT, such as 1000:15")?;
+    Ok(MarkupTier { above_usd: above.to_owned(), markup_percent: percent.to_owned() })
+}
+
+/// `20.00, 15.00 above 1000.00`
+pub fn markups(percent: &str, tiers: &[MarkupTier]) -> String {
+    let tiers = tiers.iter().map(|tier| format!(", {} above {}", tier.markup_percent, tier.above_usd));
+    tiers.fold(percent.to_owned(), |shown, tier| shown + &tier)
 }
 
 fn tight_budget() -> impl TypedValueParser<Value = TightBudget> {
@@ -86,20 +139,26 @@ fn tight_budget() -> impl TypedValueParser<Value = TightBudget> {
 fn listed(plans: &[Plan]) -> String {
     let columns = [
         Column::Text("PLAN"),
-        Column::Number("MARK-UP %"),
+        Column::Text("MARK-UP %"),
+        Column::Number("INCLUDED USD"),
+        Column::Number("MINIMUM USD"),
         Column::Text("TIGHT BUDGET"),
         Column::Number("PER MINUTE"),
         Column::Number("PARALLEL"),
         Column::Number("UNPRICED HOLD USD"),
+        Column::Number("UNBOUNDED HOLD USD"),
     ];
     let row = |plan: &Plan| {
         vec![
             plan.id.clone(),
-            plan.markup_percent.clone(),
+            markups(&plan.markup_percent, &plan.markup_tiers),
+            plan.included_usd.clone(),
+            plan.monthly_minimum_usd.clone(),
             plan.tight_budget.name().to_owned(),
             or_none(plan.requests_per_minute),
             or_none(plan.parallel_requests),
             or_none(plan.unpriced_hold_usd.as_ref()),
+            or_none(plan.unbounded_hold_usd.as_ref()),
         ]
     };
     table(&columns, plans.iter().map(row).collect(), "no plans")
@@ -114,16 +173,27 @@ mod tests {
         let plan = Plan {
             id: "standard".into(),
             markup_percent: "20.00".into(),
+            included_usd: "10.00".into(),
+            markup_tiers: vec![tier("1000.00:15.00").expect("a tier")],
+            monthly_minimum_usd: "50.00".into(),
             tight_budget: TightBudget::Clamp,
             requests_per_minute: Some(600),
             tokens_per_minute: None,
             parallel_requests: None,
             unpriced_hold_usd: Some("0.10".into()),
+            unbounded_hold_usd: None,
         };
         assert_eq!(
             listed(&[plan]),
-            "PLAN      MARK-UP %  TIGHT BUDGET  PER MINUTE  PARALLEL  UNPRICED HOLD USD\n\
-             standard      20.00  clamp                600         -               0.10"
+            "PLAN      MARK-UP %                   INCLUDED USD  MINIMUM USD  TIGHT BUDGET  PER MINUTE  PARALLEL  UNPRICED HOLD USD  UNBOUNDED HOLD USD\n\
+             standard  20.00, 15.00 above 1000.00         10.00        50.00  clamp                600         -               0.10                   -"
         );
+    }
+
+    #[test]
+    fn a_tier_is_an_amount_and_a_percentage() {
+        let expected = MarkupTier { above_usd: "1000".into(), markup_percent: "15.5".into() };
+        assert_eq!(tier("1000:15.5"), Ok(expected));
+        assert!(tier("1000").is_err());
     }
 }

@@ -2,11 +2,11 @@
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use tollgate_client::{
-    Confidence, SummaryBy, SummaryQuery, UsageEvent, UsagePage, UsageQuery, UsageState, UsageSummary,
+    Bill, BillQuery, Confidence, SummaryBy, SummaryQuery, UsageEvent, UsagePage, UsageQuery, UsageState, UsageSummary,
 };
-use tollgate_types::{TenantId, Timestamp};
+use tollgate_types::{Month, TenantId, Timestamp};
 
-use super::table::{Column, or_none, table, usd};
+use super::table::{Column, fields, or_none, table, usd};
 use super::{Answer, Connection, Failure};
 
 #[derive(Debug, clap::Args)]
@@ -43,6 +43,15 @@ enum Action {
         #[arg(long, default_value = "model", value_parser = by())]
         by: SummaryBy,
     },
+    /// Show what a tenant owes for a month
+    #[command(after_help = "Example:\n  tollgate usage bill --tenant demo --month 2026-11")]
+    Bill {
+        #[arg(long)]
+        tenant: TenantId,
+        /// By the tenant's calendar
+        #[arg(long, value_name = "YYYY-MM")]
+        month: Month,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -71,6 +80,11 @@ impl UsageArgs {
                 let [tenant, from, to] = which.texts();
                 let rows = client.usage_summary(&SummaryQuery { tenant, by: Some(by), from, to }).await?;
                 Ok(Answer::new(summed(&rows), &rows))
+            }
+            Action::Bill { tenant, month } => {
+                let wanted = BillQuery { tenant: tenant.to_string(), month: month.to_string() };
+                let bill = client.bill(&wanted).await?;
+                Ok(Answer::new(billed(&bill), &bill))
             }
         }
     }
@@ -163,6 +177,50 @@ fn summed(rows: &[UsageSummary]) -> String {
     table(&columns, rows.iter().map(row).collect(), "no usage yet")
 }
 
+fn billed(bill: &Bill) -> String {
+    let columns = [
+        Column::Text("ITEM"),
+        Column::Number("REQUESTS"),
+        Column::Number("INPUT"),
+        Column::Number("CACHED"),
+        Column::Number("OUTPUT"),
+        Column::Number("COST USD"),
+        Column::Number("CHARGE USD"),
+    ];
+    let used = bill.lines.iter().map(|line| {
+        vec![
+            line.model.clone(),
+            line.requests.to_string(),
+            line.input_tokens.to_string(),
+            line.cached_input_tokens.to_string(),
+            line.output_tokens.to_string(),
+            usd(&line.cost_picousd),
+            usd(&line.charge_picousd),
+        ]
+    });
+    let adjusted = bill.adjustments.iter().map(|made| {
+        let none = || or_none::<String>(None);
+        let item = format!("{} {}, {}", made.month, made.model, made.reason);
+        let entries = made.entries.to_string();
+        vec![item, entries, none(), none(), none(), usd(&made.cost_picousd), usd(&made.charge_picousd)]
+    });
+    let rows: Vec<_> = used.chain(adjusted).collect();
+    let state = match (bill.complete, bill.open_requests) {
+        (true, _) => "complete".to_owned(),
+        (false, 0) => "the month is not over".to_owned(),
+        (false, open) => format!("{open} requests have not ended"),
+    };
+    let sums = fields(&[
+        ("usage USD", usd(&bill.usage_picousd)),
+        ("adjustments USD", usd(&bill.adjustments_picousd)),
+        ("minimum top-up USD", usd(&bill.minimum_top_up_picousd)),
+        ("total USD", usd(&bill.total_picousd)),
+        ("included USD", format!("{} of {}", usd(&bill.included_used_picousd), usd(&bill.included_picousd))),
+    ]);
+    let Bill { tenant, month, time_zone, .. } = bill;
+    format!("{tenant}, {month} ({time_zone}): {state}\n\n{}\n\n{sums}", table(&columns, rows, "no usage"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -183,13 +241,17 @@ mod tests {
             confidence: (state == UsageState::Posted).then_some(Confidence::Measured),
             input_tokens: 10,
             cached_input_tokens: 0,
+            cache_write_tokens: None,
+            audio_input_tokens: 0,
             output_tokens: 20,
             reasoning_tokens: 0,
+            audio_output_tokens: 0,
             hold_cost_picousd: "614400000".into(),
             cost_picousd: "12345000".into(),
             charge_picousd: "12345000".into(),
             overrun_picousd: "0".into(),
             price_version: "v1".into(),
+            adjustments: 0,
             outcome: None,
         }
     }
@@ -226,6 +288,51 @@ mod tests {
             summed(&[sum]),
             "GROUP  REQUESTS  VOIDED  OPEN  INPUT  CACHED  OUTPUT  REASONING  COST USD         BOUNDED  CHARGE USD\n\
              sim/m         3       1     0     30       0      60          0      1.50  0.000000000001        0.00"
+        );
+    }
+
+    #[test]
+    fn a_bill_is_its_lines_its_adjustments_and_their_sum() {
+        let bill = Bill {
+            tenant: "demo".into(),
+            month: "2026-11".into(),
+            time_zone: "UTC".into(),
+            lines: vec![tollgate_client::BillLine {
+                model: "sim/m".into(),
+                requests: 3,
+                input_tokens: 30,
+                output_tokens: 60,
+                cost_picousd: "1500000000000".into(),
+                charge_picousd: "1800000000000".into(),
+                ..Default::default()
+            }],
+            adjustments: vec![tollgate_client::BillAdjustment {
+                month: "2026-10".into(),
+                reason: "repriced".into(),
+                model: "sim/m".into(),
+                entries: 2,
+                cost_picousd: "-500000000000".into(),
+                charge_picousd: "-600000000000".into(),
+            }],
+            usage_picousd: "1800000000000".into(),
+            adjustments_picousd: "-600000000000".into(),
+            minimum_top_up_picousd: "200000000000".into(),
+            total_picousd: "1400000000000".into(),
+            included_picousd: "0".into(),
+            included_used_picousd: "0".into(),
+            ..Bill::default()
+        };
+        assert_eq!(
+            billed(&bill),
+            "demo, 2026-11 (UTC): the month is not over\n\n\
+             ITEM                     REQUESTS  INPUT  CACHED  OUTPUT  COST USD  CHARGE USD\n\
+             sim/m                           3     30       0      60      1.50        1.80\n\
+             2026-10 sim/m, repriced         2      -       -       -     -0.50       -0.60\n\n\
+             usage USD           1.80\n\
+             adjustments USD     -0.60\n\
+             minimum top-up USD  0.20\n\
+             total USD           1.40\n\
+             included USD        0.00 of 0.00"
         );
     }
 }

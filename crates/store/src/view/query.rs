@@ -13,10 +13,11 @@ use tollgate_ledger::{Amounts, Idempotency, Reserved, Use};
 use tollgate_types::directory::Sealed;
 use tollgate_types::usage::Outcome;
 use tollgate_types::{
-    Confidence, EndUserId, KeyId, ProjectId, RequestId, Spender, TenantId, Timestamp, Usage, UtcOffset,
+    Confidence, EndUserId, KeyId, Month, ProjectId, RequestId, Spender, TenantId, Timestamp, Usage, UtcOffset, Zone,
 };
 
-use super::columns::{Cells, Id, Named, id_bytes};
+use super::bill::{self, BillParts};
+use super::columns::{Bits, Cells, Id, Named, id_bytes};
 use super::totals::{self, Part, ViewTotals};
 use super::{ViewError, check_version, connect, opening, read_position};
 
@@ -44,6 +45,8 @@ pub struct UsageFilter {
     pub from: Option<Timestamp>,
     /// Started before this time.
     pub to: Option<Timestamp>,
+    /// Held in this month of its tenant's, whatever zone that was in then.
+    pub month: Option<Month>,
     pub state: Option<EventState>,
     /// The page after this event; the previous page's [`Page::next`]. No matter to a summary.
     pub after: Option<RequestId>,
@@ -230,21 +233,29 @@ impl Reader {
         let selection = Selection::of(filter);
         let index = filter.index().or_else(|| filter.has_time().then_some(Index::Time));
         let sql = totals::select(group_by.columns(), &selection.source(index));
+        self.ask(|connection| summed(connection, &sql, &selection.values, group_by))
+    }
+
+    /// What a bill for a tenant's month has to say: the requests held in it, and the adjustments made from `from` to
+    /// before `to`, which are that month's first and last moment by the tenant's calendar.
+    pub fn bill(
+        &self,
+        tenant: &TenantId,
+        month: Month,
+        from: Timestamp,
+        to: Timestamp,
+    ) -> Result<BillParts, ViewError> {
+        let filter = UsageFilter { tenant: Some(tenant.clone()), month: Some(month), ..UsageFilter::default() };
+        let selection = Selection::of(&filter);
+        let sql = totals::select(GroupBy::Model.columns(), &selection.source(filter.index()));
         self.ask(|connection| {
-            let mut statement = connection.prepare_cached(&sql)?;
-            let mut parts = statement.query(params_from_iter(&selection.values))?;
-            let mut rows = Vec::<SummaryRow>::new();
-            while let Some(row) = parts.next()? {
-                let cells = &mut Cells::of(row);
-                let (group, part) = (group_by.read(cells)?, Part::read(cells)?);
-                let row = match rows.pop_if(|row| row.group == group) {
-                    Some(same) => same,
-                    None if rows.len() == SUMMARY_ROWS_MAX => return Err(ViewError::TooManyGroups(SUMMARY_ROWS_MAX)),
-                    None => SummaryRow { group, totals: ViewTotals::default() },
-                };
-                rows.push(row.with(&part));
-            }
-            Ok(rows)
+            let moment = connection.unchecked_transaction()?;
+            let rows = summed(&moment, &sql, &selection.values, GroupBy::Model)?;
+            let since = bill::adjusted_since(&moment, tenant, month)?;
+            Ok(BillParts {
+                lines: bill::as_first_posted(rows, &since),
+                adjustments: bill::adjusted_between(&moment, tenant, from, to)?,
+            })
         })
     }
 
@@ -263,6 +274,28 @@ impl Reader {
         }
         Ok(answer)
     }
+}
+
+fn summed(
+    connection: &Connection,
+    sql: &str,
+    values: &[Value],
+    group_by: GroupBy,
+) -> Result<Vec<SummaryRow>, ViewError> {
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut parts = statement.query(params_from_iter(values))?;
+    let mut rows = Vec::<SummaryRow>::new();
+    while let Some(row) = parts.next()? {
+        let cells = &mut Cells::of(row);
+        let (group, part) = (group_by.read(cells)?, Part::read(cells)?);
+        let row = match rows.pop_if(|row| row.group == group) {
+            Some(same) => same,
+            None if rows.len() == SUMMARY_ROWS_MAX => return Err(ViewError::TooManyGroups(SUMMARY_ROWS_MAX)),
+            None => SummaryRow { group, totals: ViewTotals::default() },
+        };
+        rows.push(row.with(&part));
+    }
+    Ok(rows)
 }
 
 // === impl UsageFilter ===
@@ -289,6 +322,10 @@ impl UsageFilter {
     }
 }
 
+/// By the tenant's own calendar: as if its local time were UTC.
+pub(super) const LOCAL_FROM: &str = "started_at + utc_offset * 1000000 >= ?";
+pub(super) const LOCAL_TO: &str = "started_at + utc_offset * 1000000 < ?";
+
 /// A `WHERE` and its values, in the order of its question marks.
 #[derive(Default)]
 struct Selection {
@@ -298,7 +335,7 @@ struct Selection {
 
 impl Selection {
     fn of(filter: &UsageFilter) -> Self {
-        let UsageFilter { tenant, project, key, from, to, state, after: _, limit: _ } = filter;
+        let UsageFilter { tenant, project, key, from, to, month, state, after: _, limit: _ } = filter;
         let mut selection = Self::default();
         if let Some(tenant) = tenant {
             selection.narrow("tenant = ?", tenant.as_str().to_owned());
@@ -314,6 +351,10 @@ impl Selection {
         }
         if let Some(to) = to {
             selection.narrow("started_at < ?", to.0);
+        }
+        if let Some(month) = month {
+            selection.narrow(LOCAL_FROM, month.starts_at(&Zone::UTC).0);
+            selection.narrow(LOCAL_TO, month.next().starts_at(&Zone::UTC).0);
         }
         selection.conditions.extend(state.map(EventState::condition));
         selection
@@ -394,7 +435,7 @@ fn read_end(cells: &mut Cells<'_, '_>) -> rusqlite::Result<Option<EventEnd>> {
         usage: Usage {
             input_tokens: cells.count()?,
             cached_input_tokens: cells.count()?,
-            cache_write_tokens: cells.count()?,
+            cache_write_tokens: cells.take::<Option<Bits>>()?.map(|Bits(tokens)| tokens),
             audio_input_tokens: cells.count()?,
             output_tokens: cells.count()?,
             reasoning_tokens: cells.count()?,

@@ -44,6 +44,7 @@ CREATE TABLE usage_events (
     ended_at INTEGER,
     input_tokens INTEGER,
     cached_input_tokens INTEGER,
+    -- NULL, too, where the provider did not say.
     cache_write_tokens INTEGER,
     audio_input_tokens INTEGER,
     output_tokens INTEGER,
@@ -79,6 +80,8 @@ CREATE TABLE adjustments (
     price_version TEXT NOT NULL
 ) STRICT;
 CREATE INDEX adjustments_by_request ON adjustments (id);
+-- Those of a tenant's month, for its bill.
+CREATE INDEX adjustments_by_tenant ON adjustments (tenant, adjusted_at);
 
 -- A tenant's page in order of ids, skipping what lies outside of a time range without touching the table.
 CREATE INDEX usage_by_tenant ON usage_events (tenant, id, started_at);

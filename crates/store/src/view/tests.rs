@@ -21,8 +21,8 @@ use tollgate_types::directory::{
 };
 use tollgate_types::usage::Outcome;
 use tollgate_types::{
-    Basis, Clock, Confidence, EndUserId, KeyId, PicoSum, PicoUsd, ProjectId, RequestId, Scope, Spender, TenantId,
-    Timestamp, Usage, UtcOffset, Window, Zone,
+    Basis, Clock, Confidence, EndUserId, KeyId, Month, PicoSum, PicoUsd, ProjectId, RequestId, Scope, Spender,
+    TenantId, Timestamp, Usage, UtcOffset, Window, Zone,
 };
 
 use super::*;
@@ -93,7 +93,7 @@ fn usage(tokens: u64) -> Usage {
     Usage {
         input_tokens: tokens,
         cached_input_tokens: tokens / 2,
-        cache_write_tokens: tokens / 5,
+        cache_write_tokens: tokens.is_multiple_of(2).then_some(tokens / 5),
         audio_input_tokens: tokens / 7,
         output_tokens: tokens / 3,
         reasoning_tokens: 1,
@@ -266,18 +266,22 @@ fn totals<'a>(events: impl IntoIterator<Item = &'a UsageEvent>) -> ViewTotals {
         totals.tokens.cached_input_tokens += u128::from(end.usage.cached_input_tokens);
         totals.tokens.output_tokens += u128::from(end.usage.output_tokens);
         totals.tokens.reasoning_tokens += u128::from(end.usage.reasoning_tokens);
+        totals.tokens.cache_write_tokens += u128::from(end.usage.cache_write_tokens.unwrap_or(0));
+        totals.tokens.audio_input_tokens += u128::from(end.usage.audio_input_tokens);
+        totals.tokens.audio_output_tokens += u128::from(end.usage.audio_output_tokens);
     }
     totals
 }
 
 fn selects(filter: &UsageFilter, event: &UsageEvent) -> bool {
-    let UsageFilter { tenant, project, key, from, to, state, after, limit: _ } = filter;
+    let UsageFilter { tenant, project, key, from, to, month, state, after, limit: _ } = filter;
     let reserved = &event.reserved;
     tenant.as_ref().is_none_or(|tenant| *tenant == reserved.spender.tenant)
         && project.as_ref().is_none_or(|project| *project == reserved.spender.project)
         && key.as_ref().is_none_or(|key| *key == reserved.spender.key)
         && from.is_none_or(|from| from <= reserved.at)
         && to.is_none_or(|to| reserved.at < to)
+        && month.is_none_or(|month| month == Month::of(reserved.at, reserved.offset))
         && state.is_none_or(|state| state == event.state)
         && after.is_none_or(|after| after < reserved.id)
 }
@@ -446,7 +450,7 @@ fn amounts_and_tokens_of_64_bits_are_kept_and_summed_exactly() {
     let most = Usage {
         input_tokens: u64::MAX,
         cached_input_tokens: u64::MAX,
-        cache_write_tokens: u64::MAX,
+        cache_write_tokens: Some(u64::MAX),
         audio_input_tokens: u64::MAX,
         output_tokens: u64::MAX,
         reasoning_tokens: u64::MAX,
@@ -777,6 +781,7 @@ fn every_filter_finds_what_looking_through_all_events_finds() {
                 key: has(2).then(|| key(&tenant(1), 0)),
                 from: times[usize::from(has(3))],
                 to: times[usize::from(has(4))].map(|at| at.plus(DAY)),
+                month: has(3).then(|| Month::of(START, UtcOffset(0))),
                 state,
                 after: None,
                 limit: Some(usize::from(bits % 5)),
@@ -1050,6 +1055,7 @@ fn filter() -> impl Strategy<Value = UsageFilter> {
     let who = (proptest::option::of(0..2_u8), proptest::option::of(0..2_u8), proptest::option::of(0..4_u8));
     (who, time(), time(), state, proptest::option::of(0..9_usize)).prop_map(
         |((tenant_n, project_n, key_n), from, to, state, limit)| UsageFilter {
+            month: limit.filter(|limit| limit % 2 == 1).map(|_| Month::of(START, UtcOffset(0))),
             tenant: tenant_n.map(tenant),
             project: project_n.map(project),
             key: key_n.map(|n| key(&tenant(n), n >> 1)),
@@ -1124,4 +1130,64 @@ fn a_view_that_differs_from_the_ledger_shows_by_how_much() {
         WHERE id = (SELECT id FROM usage_events WHERE confidence = 'measured' LIMIT 1)";
     assert_eq!(view.connection.execute(raised, []).expect("the damage is done"), 1);
     assert_eq!(view.totals().expect("sums").drift_from(&audit), PicoSum(2), "one more posted, one less released");
+}
+
+// === bills ===
+
+#[test]
+fn a_bill_says_what_was_posted_in_its_month_and_what_was_adjusted_in_it() {
+    let place = Place::new();
+    let mut view = place.view();
+    // 23:59:59 on 30 November in UTC, three and a half hours earlier by the tenant's clock.
+    let (november, december) = (Month::of(START, UtcOffset(0)), Month::of(START, UtcOffset(0)).next());
+    let request = |id: u128, at: Timestamp, cost: u64| {
+        let reserved = Reserved { at, ..reserved(id, amounts(100, 200)) };
+        let posted = Posted { at: at.plus(DAY), ..posted(id, amounts(cost, 2 * cost)) };
+        [Record::Reserved(Box::new(reserved)), Record::Posted(posted)]
+    };
+    let adjusted = |id: u128, at: Timestamp, was: Amounts, now: Amounts| {
+        let standing = |amounts| Standing { amounts, overrun: Amounts::ZERO, confidence: Confidence::Measured };
+        let Reserved { spender, offset, .. } = reserved(id, amounts(0, 0));
+        let (was, now) = (standing(was), standing(now));
+        let (usage, price_version, reason) = (usage(100), "mended".into(), Reason::Repriced);
+        Record::Adjusted(Box::new(Adjusted {
+            id: RequestId(id),
+            at,
+            spender,
+            held_at: START,
+            offset,
+            was,
+            now,
+            usage,
+            price_version,
+            reason,
+        }))
+    };
+    // Four hours later it is December by its clock, too.
+    let later = START.plus(DAY / 6);
+    let mut records: Vec<Record> =
+        request(1, START, 40).into_iter().chain(request(2, START, 50)).chain(request(3, later, 7)).collect();
+    records.push(adjusted(1, later, amounts(40, 80), amounts(30, 60)));
+    records.push(adjusted(1, later.plus(40 * DAY), amounts(30, 60), amounts(35, 66)));
+    let numbered: Vec<_> = (1..).zip(records).collect();
+    view.apply(&numbered).expect("they follow");
+
+    let columns = |cost, charge| Columns { cost: PicoSum(cost), charge: PicoSum(charge) };
+    let bill = |month: Month| {
+        // The tenant's clock is 12,600 seconds behind.
+        let local = |month: Month| month.starts_at(&Zone::UTC).plus(Duration::from_secs(12_600));
+        place.reader().bill(&tenant(0), month, local(month), local(month.next())).expect("a bill")
+    };
+    let lines = |month: Month| {
+        bill(month).lines.iter().map(|line| (line.totals.requests.posted, line.posted)).collect::<Vec<_>>()
+    };
+    let made = |month: Month| {
+        bill(month).adjustments.iter().map(|made| (made.month, made.count, made.difference)).collect::<Vec<_>>()
+    };
+    assert_eq!(lines(november), [(2, columns(90, 180))], "a bill that was sent stays true");
+    assert_eq!(lines(december), [(1, columns(7, 14))]);
+    assert_eq!(made(november), []);
+    assert_eq!(made(december), [(november, 1, columns(-10, -20))]);
+    assert_eq!(made(december.next()), [(november, 1, columns(5, 6))]);
+    assert_eq!(place.reader().bill(&tenant(1), november, START, later).expect("a bill"), BillParts::default());
 }

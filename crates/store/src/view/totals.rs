@@ -42,8 +42,12 @@ pub struct StateCounts {
 pub struct TokenSums {
     pub input_tokens: u128,
     pub cached_input_tokens: u128,
+    /// Of those requests whose provider said so.
+    pub cache_write_tokens: u128,
+    pub audio_input_tokens: u128,
     pub output_tokens: u128,
     pub reasoning_tokens: u128,
+    pub audio_output_tokens: u128,
 }
 
 /// Sums over events that share their state and confidence: what one row of [`select`] says.
@@ -128,19 +132,25 @@ impl TokenSums {
     fn add(&mut self, other: Self) {
         self.input_tokens += other.input_tokens;
         self.cached_input_tokens += other.cached_input_tokens;
+        self.cache_write_tokens += other.cache_write_tokens;
+        self.audio_input_tokens += other.audio_input_tokens;
         self.output_tokens += other.output_tokens;
         self.reasoning_tokens += other.reasoning_tokens;
+        self.audio_output_tokens += other.audio_output_tokens;
     }
 }
 
 // === SQL ===
 
 /// Every column that is summed, in the order in which [`Part::read`] reads them.
-const SUMMED: [&str; 10] = [
+const SUMMED: [&str; 13] = [
     "input_tokens",
     "cached_input_tokens",
+    "cache_write_tokens",
+    "audio_input_tokens",
     "output_tokens",
     "reasoning_tokens",
+    "audio_output_tokens",
     "hold_cost",
     "hold_charge",
     "cost",
@@ -181,8 +191,11 @@ impl Part {
         let tokens = TokenSums {
             input_tokens: tokens()?,
             cached_input_tokens: tokens()?,
+            cache_write_tokens: tokens()?,
+            audio_input_tokens: tokens()?,
             output_tokens: tokens()?,
             reasoning_tokens: tokens()?,
+            audio_output_tokens: tokens()?,
         };
         let (hold, amounts, overrun) = (cells.columns()?, cells.columns()?, cells.columns()?);
         Ok(Self { state, confidence, requests, tokens, hold, amounts, overrun })

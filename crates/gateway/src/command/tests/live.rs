@@ -95,7 +95,7 @@ impl World {
 fn an_operator_s_first_day() {
     let world = World::start();
     assert!(world.text("tenant list").contains("no tenants yet"));
-    assert!(world.text("tenant create demo --name Demo").contains("name     Demo"));
+    assert!(world.text("tenant create demo --name Demo").contains("name       Demo"));
     assert!(matches!(world.tell("tenant create demo"), Err(Failure::Failed(said)) if said.contains("409")));
     assert!(matches!(world.tell("tenant show nobody"), Err(Failure::Failed(said)) if said.contains("404")));
     assert_eq!(world.json("tenant show demo")["plan"], "standard");

@@ -180,6 +180,45 @@ impl Admission {
         Ok(Permit { reservation, principal, pricing, granted, entry, clock: self.clock.clone() })
     }
 
+    /// Hands a call that nobody has worked on over to another target, inside the reservation it has: the hold grows first to
+    /// what the target may cost for the output that is granted, which may become less where the plan says so. Whatever is
+    /// refused changes nothing. Nothing may be sent before the log is durable up to the reservation's new position.
+    ///
+    /// A fallback must have a price: what the plan holds for a model without one bounds the route's own model only.
+    pub fn hand_over<L: Log>(
+        &self,
+        permit: &mut Permit<L>,
+        call: &Call<'_>,
+        target: &Target,
+        tighten: impl FnOnce() -> Option<u64>,
+    ) -> Result<(), Refusal> {
+        let principal = Arc::clone(&permit.principal);
+        let pricing = self.price(&principal, call, target, self.clock.now())?;
+        if pricing.rate.is_none() {
+            return Err(Refusal::PriceUnknown { what: format!("'{}' of '{}'", target.model, target.provider) });
+        }
+        let wanted = permit.granted.output_tokens;
+        let mut hold = Hold { call, pricing: &pricing, wanted, input_bytes: call.input_bytes };
+        hold.of(wanted).ok_or_else(|| Refusal::invalid("the request asks for more tokens than can be priced"))?;
+        let clamp = principal.plan.tight_budget == TightBudget::Clamp;
+        let mut extend = |amount: &mut dyn FnMut(Headroom) -> (Amounts, u64)| {
+            let Target { provider, model, .. } = target;
+            permit.reservation.extend_within(amount, provider, model, &pricing.version, &principal.zone)
+        };
+        let mut tight = false;
+        let mut extended = extend(&mut |headroom| {
+            tight = hold.is_tight(headroom);
+            hold.within(headroom, clamp && !tight)
+        });
+        if tight && matches!(extended, Err(ReserveError::Rejected(Rejected::BudgetExceeded(_)))) {
+            hold.input_bytes = tighten().map_or(hold.input_bytes, |bound| bound.min(hold.input_bytes));
+            extended = extend(&mut |headroom| hold.within(headroom, clamp));
+        }
+        permit.granted.output_tokens = extended.map_err(refusal_of)?;
+        permit.pricing = pricing;
+        Ok(())
+    }
+
     fn price(
         &self,
         principal: &Principal,

@@ -361,27 +361,7 @@ mod limiting {
 
         fn admit(&self, output: u64) -> Result<Permit<MemoryLog>, Refusal> {
             let entered = self.admission.enter(&self.principal, Surface::Chat, None)?;
-            let call = Call {
-                surface: Surface::Chat,
-                route: "r".into(),
-                stream: false,
-                include_usage: false,
-                output_limit: OutputLimit { max_tokens: Some(output), max_completion_tokens: None },
-                choices: 2,
-                input_bytes: INPUT_BYTES,
-                images: 0,
-                prediction_bytes: 0,
-                unbounded: None,
-                priced_apart: None,
-            };
-            let target = Target {
-                route: "r".into(),
-                provider: "p".into(),
-                priced_as: "p".into(),
-                model: "m".into(),
-                max_tokens_default: 16,
-                total_timeout: Duration::from_secs(60),
-            };
+            let (call, target) = (call(output), target());
             let identity =
                 Identity { id: RequestId(u128::from(output)), end_user: None, idempotency: None, attribution: None };
             self.admission.admit(&self.books, Arc::clone(&self.principal), entered, &call, &target, identity, || None)
@@ -390,6 +370,33 @@ mod limiting {
         fn left(&self) -> u64 {
             let entered = self.admission.enter(&self.principal, Surface::Chat, None).expect("nothing limits requests");
             left(entered.entry.rate(self.admission.clock.steady()))
+        }
+    }
+
+    fn call(output: u64) -> Call<'static> {
+        Call {
+            surface: Surface::Chat,
+            route: "r".into(),
+            stream: false,
+            include_usage: false,
+            output_limit: OutputLimit { max_tokens: Some(output), max_completion_tokens: None },
+            choices: 2,
+            input_bytes: INPUT_BYTES,
+            images: 0,
+            prediction_bytes: 0,
+            unbounded: None,
+            priced_apart: None,
+        }
+    }
+
+    fn target() -> Target {
+        Target {
+            route: "r".into(),
+            provider: "p".into(),
+            priced_as: "p".into(),
+            model: "m".into(),
+            max_tokens_default: 16,
+            total_timeout: Duration::from_secs(60),
         }
     }
 
@@ -422,6 +429,18 @@ mod limiting {
         assert_eq!(world.left(), TOKENS - INPUT_BYTES / 4 - 4);
         let settled = world.admit(3).expect("it fits").settle_bounded(Outcome::UsageMissing);
         assert_eq!(left(settled.rate), TOKENS - 2 * (INPUT_BYTES / 4) - 4 - 6);
+    }
+
+    #[test]
+    fn a_fallback_without_a_price_is_refused_and_the_permit_stays_as_it_was() {
+        let world = World::new();
+        let mut permit = world.admit(100).expect("the plan holds for the route's own");
+        let call = call(100);
+        let fallback = Target { provider: "q".into(), model: "n".into(), ..target() };
+        let refusal = world.admission.hand_over(&mut permit, &call, &fallback, || None).expect_err("no price");
+        assert_eq!(refusal, Refusal::PriceUnknown { what: "'n' of 'q'".to_owned() });
+        assert_eq!((permit.granted.output_tokens, &*permit.pricing.version), (100, "unpriced"));
+        assert_eq!(world.books.records().len(), 1, "nothing but the reservation is on record");
     }
 
     #[test]

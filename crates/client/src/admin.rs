@@ -16,10 +16,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::{
-    Bill, BillQuery, Budget, BudgetSelector, BudgetSetting, Correction, CreatedKey, ErrorBody, Key, LedgerState, List,
-    NewCorrection, NewKey, NewProject, NewTenant, Plan, PlanSettings, PriceBookInfo, Project, ProviderInfo, Receipt,
-    ReceiptKeys, RouteInfo, SummaryBy, SummaryQuery, Tenant, TenantSettings, UsagePage, UsageQuery, UsageState,
-    UsageSummary,
+    Bill, BillQuery, Budget, BudgetAlert, BudgetSelector, BudgetSetting, Correction, CreatedKey, ErrorBody, Key,
+    LedgerState, Limit, LimitSetting, List, NewCorrection, NewKey, NewProject, NewTenant, Plan, PlanSettings,
+    PriceBookInfo, Project, ProviderInfo, Receipt, ReceiptKeys, RouteInfo, SummaryBy, SummaryQuery, Tenant,
+    TenantSettings, UsagePage, UsageQuery, UsageState, UsageSummary, Whose,
 };
 
 /// A connection to one gateway's control plane. Cheap to clone; clones share their connections.
@@ -120,6 +120,32 @@ impl AdminClient {
             ("basis", budget.basis.map(crate::Basis::name)),
         ]);
         self.exchange(Method::DELETE, &format!("/budgets{selected}"), None).await.map(drop)
+    }
+
+    /// The last thresholds that were crossed since the gateway started, newest first.
+    pub async fn budget_alerts(&self, tenant: Option<&str>) -> Result<Vec<BudgetAlert>, ClientError> {
+        self.list(&format!("/budgets/alerts{}", query(&[("tenant", tenant)]))).await
+    }
+
+    pub async fn set_limits(&self, limits: &LimitSetting) -> Result<Limit, ClientError> {
+        self.send_json(Method::PUT, "/limits", limits).await
+    }
+
+    pub async fn limits(&self, tenant: Option<&str>) -> Result<Vec<Limit>, ClientError> {
+        self.list(&format!("/limits{}", query(&[("tenant", tenant)]))).await
+    }
+
+    pub async fn remove_limits(&self, whose: &Whose) -> Result<(), ClientError> {
+        let selected = query(&[
+            ("tenant", whose.tenant.as_deref()),
+            ("project", whose.project.as_deref()),
+            ("key", whose.key.as_deref()),
+            ("end_user", whose.end_user.as_deref()),
+            ("plan", whose.plan.as_deref()),
+            ("each", whose.each.then_some("true")),
+            ("platform", whose.platform.then_some("true")),
+        ]);
+        self.exchange(Method::DELETE, &format!("/limits{selected}"), None).await.map(drop)
     }
 
     /// The price books in force.

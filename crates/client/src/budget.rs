@@ -47,6 +47,28 @@ pub struct Budget {
     pub resets_at: Option<String>,
 }
 
+/// What is posted of a budget crossed one of its thresholds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct BudgetAlert {
+    /// Whose. In a budget that each tenant or each end user has: that tenant's, or that end user's.
+    pub scope: BudgetScope,
+    #[schema(example = "demo")]
+    pub tenant: Option<String>,
+    pub plan: Option<String>,
+    pub project: Option<String>,
+    pub key: Option<String>,
+    pub end_user: Option<String>,
+    pub window: Window,
+    pub basis: Basis,
+    #[schema(example = "800000000000")]
+    pub threshold_picousd: String,
+    /// What was posted when it was crossed.
+    #[schema(example = "812345000000")]
+    pub posted_picousd: String,
+    #[schema(example = "2026-11-24T00:00:00Z")]
+    pub at: String,
+}
+
 /// Whose spending a budget counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]

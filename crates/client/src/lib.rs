@@ -13,6 +13,7 @@ mod budget;
 mod error;
 mod key;
 mod ledger;
+mod limit;
 mod plan;
 mod price;
 mod receipt;
@@ -23,17 +24,18 @@ mod usage;
 #[cfg(feature = "http")]
 pub use admin::{AdminClient, ClientError};
 pub use bill::{Bill, BillAdjustment, BillLine, BillQuery};
-pub use budget::{Basis, Budget, BudgetScope, BudgetSelector, BudgetSetting, Whose, Window};
+pub use budget::{Basis, Budget, BudgetAlert, BudgetScope, BudgetSelector, BudgetSetting, Whose, Window};
 pub use error::{ErrorBody, ErrorDetail};
 pub use key::{CreatedKey, Key, KeyScope, NewKey};
 pub use ledger::LedgerState;
+pub use limit::{Limit, LimitSetting};
 pub use plan::{MarkupTier, Plan, PlanSettings, Tariff, TightBudget};
 pub use price::{CorrectedTenant, Correction, NewCorrection, PriceBookInfo};
 pub use receipt::{
     Receipt, ReceiptAdjustment, ReceiptAmounts, ReceiptHold, ReceiptIdempotency, ReceiptKey, ReceiptKeys,
     ReceiptPrices, ReceiptStanding, ReceiptStatement, ReceiptTokens,
 };
-pub use route::{ProviderInfo, RouteInfo};
+pub use route::{FallbackInfo, ProviderInfo, RouteInfo};
 pub use tenant::{NewProject, NewTenant, Project, Tenant, TenantSettings};
 pub use usage::{Confidence, SummaryBy, SummaryQuery, UsageEvent, UsagePage, UsageQuery, UsageState, UsageSummary};
 

@@ -17,6 +17,22 @@ pub struct RouteInfo {
     /// Tokens; injected when the caller sends no bound of its own.
     #[schema(example = 1024)]
     pub max_tokens_default: Option<u64>,
+    /// How often each of them is asked again that certainly did no work.
+    #[serde(default)]
+    pub retries: u32,
+    /// Who is asked next, in this order.
+    #[serde(default)]
+    pub fallbacks: Vec<FallbackInfo>,
+}
+
+/// Who answers instead.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FallbackInfo {
+    #[schema(example = "groq")]
+    pub provider: String,
+    /// The model's name at the provider.
+    #[schema(example = "llama-3.3-70b-versatile")]
+    pub model: String,
 }
 
 /// Somebody who runs models. What authenticates us to them is never shown.

@@ -11,6 +11,7 @@ mod extract;
 mod keys;
 mod label;
 mod ledger;
+mod limits;
 mod plans;
 mod prices;
 mod projects;
@@ -62,6 +63,8 @@ fn router() -> Router<Arc<App>> {
         .route("/admin/v1/plans", get(plans::list))
         .route("/admin/v1/plans/{id}", put(plans::set))
         .route("/admin/v1/budgets", get(budgets::list).put(budgets::set).delete(budgets::remove))
+        .route("/admin/v1/budgets/alerts", get(budgets::alerts_list))
+        .route("/admin/v1/limits", get(limits::list).put(limits::set).delete(limits::remove))
         .route("/admin/v1/usage", get(usage::list))
         .route("/admin/v1/usage/summary", get(usage::summary))
         .route("/admin/v1/receipts/keys", get(receipts::keys).post(receipts::rotate_key))
@@ -148,7 +151,8 @@ pub fn openapi_json() -> String {
         projects::list, projects::create,
         keys::list, keys::create, keys::revoke,
         plans::list, plans::set,
-        budgets::list, budgets::set, budgets::remove,
+        budgets::list, budgets::set, budgets::remove, budgets::alerts_list,
+        limits::list, limits::set, limits::remove,
         prices::list, prices::push, corrections::correct,
         usage::list, usage::summary, bills::show,
         receipts::show, receipts::keys, receipts::rotate_key,

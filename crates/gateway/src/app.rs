@@ -20,6 +20,7 @@ use tollgate_store::{Answers, Store, StoreError, StoreOptions, Vault};
 use tollgate_types::directory::{Change, Plan};
 use tollgate_types::{Clock, Refusal, RequestId, Timestamp};
 
+use crate::alerts::Alerts;
 use crate::config::{self, Config, Route, Routing};
 use crate::metrics::Metrics;
 use crate::twins::Twins;
@@ -35,6 +36,7 @@ pub struct App {
     pub twins: Arc<Twins>,
     pub admission: Admission,
     pub metrics: Metrics,
+    pub alerts: Alerts,
     pub server: config::Server,
     pub admin_key: tollgate_serving::Secret,
     pub request_ids: RequestIds,
@@ -99,6 +101,7 @@ impl App {
             twins: Arc::default(),
             admission,
             metrics: Metrics::new(config.server.metric_tenants_max),
+            alerts: Alerts::default(),
             server: config.server.clone(),
             admin_key: config.admin_key.clone(),
             request_ids: RequestIds::new()?,

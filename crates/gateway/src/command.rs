@@ -10,6 +10,7 @@ mod connection;
 mod doctor;
 mod key;
 mod ledger;
+mod limit;
 mod plan;
 mod price;
 mod project;
@@ -17,6 +18,7 @@ mod receipt;
 mod table;
 mod tenant;
 mod usage;
+mod whose;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -71,6 +73,9 @@ pub enum Command {
     /// Budgets: money per period, and its cap
     #[command(after_help = "Example:\n  tollgate budget set --tenant demo --window day --cap-usd 1.00")]
     Budget(budget::BudgetArgs),
+    /// Limits: requests and tokens per minute, and requests at once
+    #[command(after_help = "Example:\n  tollgate limit set --tenant demo --tokens-per-minute 100000")]
+    Limit(limit::LimitArgs),
     /// Price books: what a unit of work costs
     #[command(after_help = "Example:\n  tollgate price list")]
     Price(price::PriceArgs),
@@ -170,6 +175,7 @@ fn dispatch(command: Command) -> Result<Answer, Failure> {
         Command::Key(args) => wait_for(args.run()),
         Command::Plan(args) => wait_for(args.run()),
         Command::Budget(args) => wait_for(args.run()),
+        Command::Limit(args) => wait_for(args.run()),
         Command::Price(args) => wait_for(args.run()),
         Command::Usage(args) => wait_for(args.run()),
         Command::Receipt(args) => wait_for(args.run()),

@@ -165,6 +165,27 @@ pub struct RawRoute {
     /// Bound on output tokens that is sent when the caller sends none, and held for.
     #[serde(default = "max_tokens_default")]
     pub max_tokens_default: u64,
+    /// How often one that certainly did no work (not reached, or 429 or 5xx of its own) is asked again before the next is,
+    /// from 0 to 3. A provider that wants to be left alone for more than 2 seconds is not asked again.
+    #[serde(default)]
+    pub retries: u32,
+    /// Who is asked next, in this order, when one certainly did no work: `[{ provider = "...", model = "..." }]`, at most 4;
+    /// `model` may be left out as above. All of it within the first provider's `total_timeout_ms` and one reservation,
+    /// which grows first where the next one is dearer; one that has no price in force, or that the budget does not afford,
+    /// is passed over. Embeddings of another model are not comparable: name the same model, elsewhere.
+    #[serde(default)]
+    pub fallbacks: Vec<RawFallback>,
+}
+
+/// Who answers instead.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RawFallback {
+    /// Which of the providers.
+    pub provider: String,
+    /// The model's name there. The route's own name, if left out.
+    #[serde(default)]
+    pub model: Option<String>,
 }
 
 fn max_tokens_default() -> u64 {
@@ -220,11 +241,15 @@ pub struct Routing {
     pub routes: BTreeMap<String, Arc<Route>>,
 }
 
-/// A name that callers may ask for, and its one candidate.
+/// A name that callers may ask for, who answers, and who does if that one certainly did no work. Each of those is a route
+/// of the same name, without fallbacks of its own.
 #[derive(Clone, Debug)]
 pub struct Route {
     pub target: Target,
     pub provider: Arc<Provider>,
+    /// Of each of them.
+    pub retries: u32,
+    pub fallbacks: Vec<Arc<Route>>,
 }
 
 /// Everything that is wrong with a configuration, each with what to do.
@@ -232,6 +257,9 @@ pub struct Route {
 #[error("the configuration cannot be used:\n  - {}", .0.join("\n  - "))]
 pub struct ConfigError(pub Vec<String>);
 
+/// Fallbacks of one route, and retries of each of its candidates.
+const FALLBACKS_MAX: usize = 4;
+const RETRIES_MAX: u32 = 3;
 /// Longest name of who signs receipts.
 const ISSUER_CHARS_MAX: usize = 200;
 /// Admin keys shorter than this, and these, are no secrets.
@@ -471,17 +499,62 @@ impl Check<'_> {
             .collect();
         let mut routes = BTreeMap::new();
         for (name, route) in &raw.routes {
-            match providers.get(&route.provider) {
-                Some(provider) => drop(routes.insert(name.clone(), Arc::new(self.route(name, route, provider)))),
-                None if raw.providers.contains_key(&route.provider) => {}
-                None => self.problem(format!(
-                    "routes.{name:?}.provider: there is no [providers.{}]; there are: {}",
-                    route.provider,
-                    raw.providers.keys().cloned().collect::<Vec<_>>().join(", ")
-                )),
+            if let Some(provider) = self.named_provider(raw, &providers, name, &route.provider) {
+                let mut made = self.route(name, route, &provider);
+                made.fallbacks = self.fallbacks(raw, &providers, &made);
+                routes.insert(name.clone(), Arc::new(made));
             }
         }
         Routing { providers, routes }
+    }
+
+    /// A provider that a route names. One that is there but wrong has been told of already.
+    fn named_provider(
+        &mut self,
+        raw: &RawConfig,
+        providers: &BTreeMap<String, Arc<Provider>>,
+        route: &str,
+        name: &str,
+    ) -> Option<Arc<Provider>> {
+        if !raw.providers.contains_key(name) {
+            self.problem(format!(
+                "routes.{route:?}.provider: there is no [providers.{name}]; there are: {}",
+                raw.providers.keys().cloned().collect::<Vec<_>>().join(", ")
+            ));
+        }
+        providers.get(name).cloned()
+    }
+
+    /// Who answers instead of `route`: each somebody else.
+    fn fallbacks(
+        &mut self,
+        raw: &RawConfig,
+        providers: &BTreeMap<String, Arc<Provider>>,
+        route: &Route,
+    ) -> Vec<Arc<Route>> {
+        let name = &*route.target.route;
+        let said = &raw.routes[name].fallbacks;
+        if said.len() > FALLBACKS_MAX {
+            self.problem(format!("routes.{name:?}.fallbacks: {} are too many; at most {FALLBACKS_MAX}", said.len()));
+        }
+        let mut made: Vec<Arc<Route>> = Vec::with_capacity(said.len());
+        for RawFallback { provider, model } in said {
+            let Some(provider) = self.named_provider(raw, providers, name, provider) else { continue };
+            let model: Arc<str> = model.as_deref().unwrap_or(name).into();
+            let same = |other: &Route| (&other.target.provider, &other.target.model) == (&provider.name, &model);
+            if same(route) || made.iter().any(|other| same(other)) {
+                self.problem(format!("routes.{name:?}.fallbacks: {model:?} of {:?} is named twice", provider.name));
+            }
+            let target = Target {
+                provider: Arc::clone(&provider.name),
+                priced_as: Arc::clone(&provider.priced_as),
+                model,
+                total_timeout: provider.timeouts.total,
+                ..route.target.clone()
+            };
+            made.push(Arc::new(Route { target, provider, retries: route.retries, fallbacks: Vec::new() }));
+        }
+        made
     }
 
     fn provider(&mut self, name: &str, raw: &RawProvider) -> Option<Provider> {
@@ -524,6 +597,9 @@ impl Check<'_> {
 
     fn route(&mut self, name: &str, raw: &RawRoute, provider: &Arc<Provider>) -> Route {
         self.at_least(&format!("routes.{name:?}.max_tokens_default"), raw.max_tokens_default, 1);
+        if raw.retries > RETRIES_MAX {
+            self.problem(format!("routes.{name:?}.retries: {} are too many; at most {RETRIES_MAX}", raw.retries));
+        }
         let target = Target {
             route: name.into(),
             provider: Arc::clone(&provider.name),
@@ -532,7 +608,7 @@ impl Check<'_> {
             max_tokens_default: raw.max_tokens_default,
             total_timeout: provider.timeouts.total,
         };
-        Route { target, provider: Arc::clone(provider) }
+        Route { target, provider: Arc::clone(provider), retries: raw.retries, fallbacks: Vec::new() }
     }
 
     /// Resolves `env:NAME` or `file:PATH`. A secret is never in the configuration itself.
@@ -628,6 +704,29 @@ mod tests {
         assert!(problem("[store]\nsegment_bytes = 10").contains("store.segment_bytes"));
         assert!(problem("[receipts]\nissuer = \"\"").contains("receipts.issuer"));
         assert!(problem("[receipts]\nissuer = \"a\\nb\"").contains("receipts.issuer"));
+    }
+
+    #[test]
+    fn a_route_names_who_answers_instead_each_once_and_not_too_many() {
+        let with = |more: &str| format!("{GOOD}\n{more}\n[providers.other]\nbase_url = \"http://127.0.0.1:9091/v1\"");
+        let text =
+            with("retries = 2\nfallbacks = [{ provider = \"other\" }, { provider = \"sim\", model = \"gpt-4o\" }]");
+        let route = &parse(&text, &environment()).expect("it is good").routing.routes["small"];
+        let named = |route: &Route| (route.target.provider.to_string(), route.target.model.to_string(), route.retries);
+        let named: Vec<_> = route.fallbacks.iter().map(|fallback| named(fallback)).collect();
+        assert_eq!(named, [("other".into(), "small".into(), 2), ("sim".into(), "gpt-4o".into(), 2)]);
+        assert!(
+            route.fallbacks.iter().all(|fallback| *fallback.target.route == *"small"),
+            "under the route's own name"
+        );
+        let check = |more: &str, part: &str| assert!(problem(&with(more)).contains(part), "{part} of {more}");
+        check("retries = 4", "4 are too many; at most 3");
+        check("fallbacks = [{ provider = \"gone\" }]", "there is no [providers.gone]");
+        check("fallbacks = [{ provider = \"sim\", model = \"gpt-4o-mini\" }]", "is named twice");
+        check("fallbacks = [{ provider = \"other\" }, { provider = \"other\" }]", "is named twice");
+        check("fallbacks = [{ provider = \"other\", weight = 1 }]", "unknown field");
+        let five: Vec<_> = (0..5).map(|n| format!("{{ provider = \"other\", model = \"m{n}\" }}")).collect();
+        check(&format!("fallbacks = [{}]", five.join(", ")), "5 are too many; at most 4");
     }
 
     #[test]

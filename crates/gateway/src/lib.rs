@@ -2,15 +2,18 @@
 //! other and decides nothing itself.
 //!
 //! - [`http`]: the wire: routes, headers, bodies, and the one file that turns a refusal into an answer.
-//! - [`pipeline`]: **the** request, one function from top to bottom; [`stream`]: its way back when it is a stream.
+//! - [`pipeline`]: **the** request, one function from top to bottom; `attempts`: who is asked, and who next; [`stream`]: its
+//!   way back when it is a stream.
 //! - [`receipt`]: requests stated, signed, and verified.
 //! - [`idempotent`]: requests that may be repeated and are charged once; [`twins`]: those of them that are under way.
 //! - [`admin`]: the control plane, `/admin/v1`.
 //! - [`app`]: what every request can reach; [`serve`]: workers, signals, an orderly end.
-//! - [`config`], [`command`], [`log`], [`metrics`], [`questions`].
+//! - [`alerts`], [`config`], [`command`], [`log`], [`metrics`], [`questions`].
 
 pub mod admin;
+pub mod alerts;
 pub mod app;
+mod attempts;
 pub mod command;
 pub mod config;
 pub mod http;

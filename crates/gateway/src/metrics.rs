@@ -18,7 +18,7 @@ use prometheus_client::registry::{Registry, Unit};
 use tollgate_ledger::{Amounts, BudgetState};
 use tollgate_types::money::PICO_PER_USD;
 use tollgate_types::usage::Outcome;
-use tollgate_types::{Refusal, TenantId, Usage};
+use tollgate_types::{Refusal, Scope, TenantId, Usage, Window};
 
 type Labels = Vec<(&'static str, String)>;
 type Dollars = Counter<f64, AtomicU64>;
@@ -34,6 +34,7 @@ pub struct Metrics {
     families: Families,
     refusals: Family<Labels, Counter>,
     budget_used: Family<Labels, Gauge<f64, AtomicU64>>,
+    budget_alerts: Family<Labels, Counter>,
     drift: Gauge<f64, AtomicU64>,
     pending: Gauge,
     indeterminate: Gauge,
@@ -44,10 +45,12 @@ pub struct Metrics {
 
 #[derive(Debug, Default)]
 struct AllSeries {
-    /// By tenant, then by route.
-    known: HashMap<TenantId, HashMap<Arc<str>, Arc<Series>>>,
-    other: HashMap<Arc<str>, Arc<Series>>,
+    known: HashMap<TenantId, ByRoute>,
+    other: ByRoute,
 }
+
+/// The models that answer a route are few: its own and its fallbacks'.
+type ByRoute = HashMap<Arc<str>, Vec<Arc<Series>>>;
 
 #[derive(Clone, Debug)]
 struct Families {
@@ -61,7 +64,7 @@ struct Families {
     first_chunk: HistogramFamily,
 }
 
-/// What is counted for one tenant and route: looked up once a request.
+/// What is counted for one tenant, route and model: looked up once an attempt.
 #[derive(Debug)]
 pub struct Series {
     tenant: String,
@@ -83,7 +86,7 @@ impl Metrics {
     pub fn new(tenants_max: usize) -> Self {
         let mut registry = Registry::default();
         let families = Families::registered(&mut registry);
-        let (refusals, budget_used) = (Family::default(), Family::default());
+        let (refusals, budget_used, budget_alerts) = (Family::default(), Family::default(), Family::default());
         let (drift, pending, indeterminate, connections) =
             (Gauge::default(), Gauge::default(), Gauge::default(), Gauge::default());
         registry.register("tollgate_refusals", "Requests refused, by code", Family::clone(&refusals));
@@ -91,6 +94,11 @@ impl Metrics {
             "tollgate_budget_used_ratio",
             "Part of a tenant's cap that is used or held",
             Family::clone(&budget_used),
+        );
+        registry.register(
+            "tollgate_budget_alerts",
+            "Thresholds of budgets that were crossed; without a tenant: the platform's and plans'",
+            Family::clone(&budget_alerts),
         );
         registry.register(
             "tollgate_ledger_drift_picousd",
@@ -114,6 +122,7 @@ impl Metrics {
             families,
             refusals,
             budget_used,
+            budget_alerts,
             drift,
             pending,
             indeterminate,
@@ -123,26 +132,26 @@ impl Metrics {
         }
     }
 
-    /// The series of a tenant and route, under the tenant's name or, beyond the bound, `other`.
+    /// The series of a tenant, route and model, under the tenant's name or, beyond the bound, `other`.
     pub fn series(&self, tenant: &TenantId, route: &Arc<str>, model: &str) -> Arc<Series> {
+        let found = |routes: &ByRoute| routes.get(route)?.iter().find(|series| series.model == model).cloned();
         {
             let all = self.series.read().unwrap_or_else(PoisonError::into_inner);
-            if let Some(found) = all.known.get(tenant).and_then(|routes| routes.get(route)) {
-                return Arc::clone(found);
-            }
-            if all.known.len() >= self.tenants_max
-                && !all.known.contains_key(tenant)
-                && let Some(found) = all.other.get(route)
-            {
-                return Arc::clone(found);
+            let of_others = || all.known.len() >= self.tenants_max && !all.known.contains_key(tenant);
+            let known = all.known.get(tenant).and_then(found);
+            if let Some(found) = known.or_else(|| of_others().then(|| found(&all.other)).flatten()) {
+                return found;
             }
         }
         let mut all = self.series.write().unwrap_or_else(PoisonError::into_inner);
         let known = all.known.contains_key(tenant) || all.known.len() < self.tenants_max;
         let label = if known { tenant.as_str() } else { OTHER };
         let routes = if known { all.known.entry(tenant.clone()).or_default() } else { &mut all.other };
-        let make = || Arc::new(Series::of(&self.families, label, route, model));
-        Arc::clone(routes.entry(Arc::clone(route)).or_insert_with(make))
+        found(routes).unwrap_or_else(|| {
+            let made = Arc::new(Series::of(&self.families, label, route, model));
+            routes.entry(Arc::clone(route)).or_default().push(Arc::clone(&made));
+            made
+        })
     }
 
     pub fn refused(&self, refusal: &Refusal) {
@@ -163,6 +172,17 @@ impl Metrics {
             let used = budget.sums.used(basis).0 as f64 / cap.0 as f64;
             self.budget_used.get_or_create(&labels).set(used);
         }
+    }
+
+    /// Counts a threshold that was crossed.
+    pub fn alerted(&self, scope: &Scope, window: Window) {
+        let all = self.series.read().unwrap_or_else(PoisonError::into_inner);
+        let tenant = match scope.tenant() {
+            None => "",
+            Some(tenant) if all.known.contains_key(tenant) => tenant.as_str(),
+            Some(_) => OTHER,
+        };
+        self.budget_alerts.get_or_create(&vec![("tenant", tenant.to_owned()), ("window", window.to_string())]).inc();
     }
 
     pub fn ledger(&self, audit: &tollgate_ledger::Audit) {
@@ -333,6 +353,35 @@ mod tests {
             "tollgate_overhead_seconds_count 1",
         ] {
             assert!(text.contains(line), "{line} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn alerts_are_counted_by_tenant_and_window_and_those_of_many_tenants_without_one() {
+        let metrics = Metrics::new(1);
+        finish(&metrics, "a");
+        for scope in ["a", "b"] {
+            metrics.alerted(&Scope::Tenant(scope.parse().expect("a slug")), Window::Day);
+        }
+        metrics.alerted(&Scope::Platform, Window::RollingDay);
+        let text = metrics.render();
+        for labels in
+            [r#"tenant="a",window="day""#, r#"tenant="other",window="day""#, r#"tenant="",window="rolling-day""#]
+        {
+            let line = format!("tollgate_budget_alerts_total{{{labels}}} 1");
+            assert!(text.contains(&line), "{line} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn the_models_of_one_route_are_told_apart() {
+        let metrics = Metrics::new(1);
+        for tenant in ["a", "b"] {
+            let tenant = tenant.parse().expect("a slug");
+            let of = |model: &str| metrics.series(&tenant, &"small".into(), model);
+            let (first, fallback) = (of("m1"), of("m2"));
+            assert!(Arc::ptr_eq(&first, &of("m1")) && Arc::ptr_eq(&fallback, &of("m2")));
+            assert_eq!((&*first.model, &*fallback.model), ("m1", "m2"));
         }
     }
 

@@ -1,25 +1,24 @@
 //! **The** request: [`serve`] is its whole way, from top to bottom.
 //!
 //! authenticate → enter (scopes, limits) → read → admit (price, reserve) → durable → send → answer → settle → durable → reply.
+//! From durable to answer it may go round more than once, see `attempts.rs`.
 //!
 //! A request that may be repeated takes its way through [`idempotent`]. If any of it is dropped in between (the caller left, a panic, the end of the drain), the permit settles itself.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
-use http::{Request, Response, StatusCode};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue};
+use http::{Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use tollgate_admission::{Entered, Identity, Permit, Principal, Settled};
+use tollgate_admission::{Entered, Identity, Permit, Principal, Settled, Target};
 use tollgate_ledger::{Amounts, Claim};
-use tollgate_serving::backend::{Answer, Backend, Endpoint};
+use tollgate_serving::answer;
+use tollgate_serving::backend::Answer;
 use tollgate_serving::meter::Granted;
-use tollgate_serving::{Provider, answer};
 use tollgate_store::JournalWriter;
 use tollgate_tokens::Tokenizer;
 use tollgate_types::clock::Stopwatch;
@@ -28,9 +27,10 @@ use tollgate_types::usage::Outcome;
 use tollgate_types::{Call, EndUserId, PicoSum, Refusal, RequestId, Spender, Surface};
 
 use crate::app::App;
+use crate::attempts::{self, Answered, Question};
 use crate::config::Route;
 use crate::http::body::{self, Body};
-use crate::http::wire::{self, Bounds, WireRequest};
+use crate::http::wire;
 use crate::http::{headers, routes};
 use crate::idempotent;
 use crate::metrics::Series;
@@ -45,9 +45,12 @@ pub struct Underway {
     pub id: RequestId,
     pub principal: Arc<Principal>,
     pub spender: Spender,
+    /// Who is asked now.
     pub route: Arc<Route>,
     pub series: Arc<Series>,
     pub since: Stopwatch,
+    /// How long whoever answers may take in all, from when the first was asked.
+    pub total: Duration,
     /// Time that was not ours: from sending the request until the answer, or its first byte, was there.
     pub waited: Duration,
     /// What is posted if the caller leaves now. `None` before the request is sent.
@@ -70,13 +73,8 @@ pub struct Asked {
     pub since: Stopwatch,
 }
 
-/// Longest error text of a provider that is read, in bytes, and for how long.
-const ERROR_BYTES_MAX: usize = 64 * 1024;
-const ERROR_PATIENCE: Duration = Duration::from_secs(5);
 /// Longest body whose tokens are counted, in bytes: 30 ms of a worker at the very worst, a few for real text.
 const TOKENISED_BYTES_MAX: usize = 128 * 1024;
-/// Longest error text of a provider that is passed on, in characters.
-const ERROR_CHARS_MAX: usize = 2_000;
 
 /// Serves one request for a model.
 pub async fn serve(
@@ -123,7 +121,7 @@ pub async fn fulfil(asked: Asked, claim: Option<Claim>) -> Result<Response<Body>
     // Whether it may be, and the money for it.
     let identity = Identity { id, end_user, idempotency: claim, attribution };
     let tighten = || tokens_of(&route, &body, wire.call.input_bytes);
-    let mut permit = app.admission.admit(
+    let permit = app.admission.admit(
         &app.books,
         Arc::clone(&principal),
         entered,
@@ -134,41 +132,20 @@ pub async fn fulfil(asked: Asked, claim: Option<Claim>) -> Result<Response<Body>
     )?;
     let series = app.metrics.series(&principal.tenant, &route.target.route, &route.target.model);
     let spender = principal.spender(end_user);
-    let mut under_way = Underway::new(app, id, principal, spender, route, series, since);
-    let outgoing = wire.bounded(&body, bounds(&permit, &wire, &under_way.route));
+    let under_way = Underway::new(app, id, principal, spender, route, series, since);
 
-    // Nothing goes out before the books remember that it may cost something.
-    app.journal.durable(permit.reservation.position()).await.map_err(|_| Refusal::LedgerUnavailable)?;
-    if !permit.reservation.dispatched() {
-        // It was swept while it waited: the disk took longer than the whole request may.
-        return Err(Refusal::LedgerUnavailable);
-    }
-    under_way.at_stake = Some(permit.reservation.hold());
-
-    // The work itself.
-    let sent = Stopwatch::start();
-    let endpoint = match surface {
-        Surface::Chat => Endpoint::Chat,
-        Surface::Embeddings => Endpoint::Embeddings,
-    };
-    let backend = backend_of_this_worker(&under_way.route.provider);
-    let answer = match backend.send(endpoint, headers::request_id(id), outgoing).await {
-        Ok(answer) => answer,
-        Err(error) => return Err(not_answered(under_way, permit, error).await),
-    };
-    if answer.status != StatusCode::OK {
-        return Err(provider_refused(under_way, permit, answer).await);
-    }
+    // The work itself, by whoever of the route's does it: held durably before it goes out, each time.
+    let question = Question { wire: &wire, body: &body };
+    let Answered { mut under_way, permit, answer } = attempts::answered(under_way, permit, question).await?;
     if wire.call.stream && is_event_stream(&answer.headers) {
-        under_way.waited = sent.elapsed();
         return Ok(stream(under_way, permit, answer, &wire.call));
     }
-    under_way.waited = sent.elapsed();
+    let reading = Stopwatch::start();
     let whole = match read_whole(app, &under_way, answer).await {
         Ok(whole) => whole,
         Err(kind) => return Err(broken(under_way, permit, kind).await),
     };
-    under_way.waited = sent.elapsed();
+    under_way.waited += reading.elapsed();
     reply_whole(under_way, permit, whole).await
 }
 
@@ -206,35 +183,9 @@ fn end_user(app: &App, principal: &Principal, headers: &HeaderMap) -> Result<Opt
 
 /// The input's tokens at most, where the model's tokenizer is published and the text is not too long to be counted while
 /// others wait.
-fn tokens_of(route: &Route, body: &Bytes, input_bytes: u64) -> Option<u64> {
+pub fn tokens_of(route: &Route, body: &Bytes, input_bytes: u64) -> Option<u64> {
     let tokenizer = Tokenizer::of(&route.target.priced_as, &route.target.model)?;
     (body.len() <= TOKENISED_BYTES_MAX).then(|| tokenizer.input_bound(body, input_bytes))
-}
-
-fn bounds<'a>(permit: &AppPermit, wire: &WireRequest<'_>, route: &'a Route) -> Bounds<'a> {
-    Bounds {
-        model: &route.target.model,
-        output_tokens: (wire.call.surface == Surface::Chat).then_some(permit.granted.output_tokens),
-        output_limit_name: route.provider.output_limit.field(),
-    }
-}
-
-/// Each worker has connections of its own, made when first needed. A reload makes new providers: the old ones'
-/// connections go when nothing uses them any more.
-fn backend_of_this_worker(provider: &Arc<Provider>) -> Arc<Backend> {
-    thread_local! {
-        static BACKENDS: RefCell<HashMap<Arc<str>, Arc<Backend>>> = RefCell::default();
-    }
-    BACKENDS.with_borrow_mut(|backends| {
-        if let Some(backend) = backends.get(&provider.name)
-            && Arc::ptr_eq(&backend.provider, provider)
-        {
-            return Arc::clone(backend);
-        }
-        let backend = Arc::new(Backend::new(Arc::clone(provider)));
-        backends.insert(Arc::clone(&provider.name), Arc::clone(&backend));
-        backend
-    })
 }
 
 fn is_event_stream(headers: &HeaderMap) -> bool {
@@ -244,49 +195,12 @@ fn is_event_stream(headers: &HeaderMap) -> bool {
 
 // === when the provider does not answer as hoped ===
 
-fn fault(route: &Route, kind: ProviderFaultKind, retry_after: Option<Duration>) -> Refusal {
+pub fn fault(route: &Route, kind: ProviderFaultKind, retry_after: Option<Duration>) -> Refusal {
     Refusal::Provider(ProviderFault { provider: route.provider.name.to_string(), kind, retry_after })
 }
 
-async fn not_answered(under_way: Underway, permit: AppPermit, error: tollgate_serving::SendError) -> Refusal {
-    if error.maybe_sent {
-        return broken(under_way, permit, error.fault).await;
-    }
-    permit.void(Outcome::NotSent);
-    under_way.finished(Outcome::NotSent, None, None);
-    under_way.warn("the provider was not reached", &error.fault);
-    fault(&under_way.route, error.fault, None)
-}
-
-/// The provider answered with something else than 200. An error of its own says that it did no work.
-async fn provider_refused(under_way: Underway, permit: AppPermit, answer: Answer) -> Refusal {
-    if may_have_worked(answer.status) {
-        return broken(under_way, permit, ProviderFaultKind::Status(answer.status.as_u16())).await;
-    }
-    permit.void(Outcome::ProviderRefused);
-    under_way.finished(Outcome::ProviderRefused, None, None);
-    let (status, retry_after) = (answer.status, retry_after(&answer.headers));
-    let reading = tokio::time::timeout(ERROR_PATIENCE, read_up_to(answer.body, ERROR_BYTES_MAX, ERROR_PATIENCE));
-    let text = reading.await.ok().and_then(Result::ok).unwrap_or_default();
-    under_way.warn("the provider refused", &status);
-    match status {
-        // These are about the caller's request, and the provider's words on it help.
-        StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY | StatusCode::PAYLOAD_TOO_LARGE => {
-            let said = message_of(&text).unwrap_or_else(|| format!("status {}", status.as_u16()));
-            Refusal::invalid(format!("the provider refused the request: {said}"))
-        }
-        _ => fault(&under_way.route, ProviderFaultKind::Status(status.as_u16()), retry_after),
-    }
-}
-
-/// Statuses that do not say that no work was done: what stands between us and the provider (408, 502, 504, and 520 to
-/// 524 of a content network) gave up waiting for it, or it did something else than was asked (2xx, 3xx).
-fn may_have_worked(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 200..=399 | 408 | 502 | 504 | 520..=524)
-}
-
 /// The answer broke off: the provider has worked, and nobody knows for how much.
-async fn broken(under_way: Underway, permit: AppPermit, kind: ProviderFaultKind) -> Refusal {
+pub async fn broken(under_way: Underway, permit: AppPermit, kind: ProviderFaultKind) -> Refusal {
     let Settled { amounts, position, .. } = permit.settle_bounded(Outcome::ProviderBroke);
     under_way.finished(Outcome::ProviderBroke, Some(amounts), None);
     under_way.warn("the answer broke", &kind);
@@ -298,31 +212,18 @@ async fn broken(under_way: Underway, permit: AppPermit, kind: ProviderFaultKind)
     fault(&under_way.route, kind, None)
 }
 
-/// What the provider says about coming again, in either of its two headers.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let number = |name: &str| headers.get(name)?.to_str().ok()?.trim().parse::<u64>().ok();
-    let millis = number("retry-after-ms").map(Duration::from_millis);
-    millis.or_else(|| number(RETRY_AFTER.as_str()).map(Duration::from_secs))
-}
-
-fn message_of(body: &[u8]) -> Option<String> {
-    let value: serde_json::Value = serde_json::from_slice(body).ok()?;
-    let text = value["error"]["message"].as_str().or_else(|| value["message"].as_str())?;
-    Some(text.chars().filter(|c| !c.is_control()).take(ERROR_CHARS_MAX).collect())
-}
-
 // === answers ===
 
 async fn read_whole(app: &App, under_way: &Underway, answer: Answer) -> Result<Bytes, ProviderFaultKind> {
     let timeouts = under_way.route.provider.timeouts;
     let reading = read_up_to(answer.body, app.server.answer_bytes_max, timeouts.idle);
-    match tokio::time::timeout(timeouts.total.saturating_sub(under_way.waited), reading).await {
+    match tokio::time::timeout(under_way.total.saturating_sub(under_way.waited), reading).await {
         Ok(read) => read,
         Err(_) => Err(ProviderFaultKind::Timeout("end its answer")),
     }
 }
 
-async fn read_up_to(mut body: Incoming, bytes_max: usize, idle: Duration) -> Result<Bytes, ProviderFaultKind> {
+pub async fn read_up_to(mut body: Incoming, bytes_max: usize, idle: Duration) -> Result<Bytes, ProviderFaultKind> {
     let mut first: Option<Bytes> = None;
     let mut more = BytesMut::new();
     loop {
@@ -402,16 +303,20 @@ impl Underway {
         series: Arc<Series>,
         since: Stopwatch,
     ) -> Self {
-        let (app, waited, at_stake) = (Arc::clone(app), Duration::ZERO, None);
-        Self { app, id, principal, spender, route, series, since, waited, at_stake, counted: AtomicBool::new(false) }
+        let (app, total) = (Arc::clone(app), route.target.total_timeout);
+        let (waited, at_stake, counted) = (Duration::ZERO, None, AtomicBool::new(false));
+        Self { app, id, principal, spender, route, series, since, total, waited, at_stake, counted }
     }
 
     /// A provider that takes more than it was allowed breaks the one thing we rely on: say so, and count it.
     pub fn check_overrun(&self, settled: &Settled<JournalWriter>) {
         if settled.overrun != Amounts::ZERO {
-            let (id, tenant, route) = (self.id, &self.principal.tenant, &self.route.target.route);
-            let usd = settled.overrun.cost;
-            tracing::error!(%id, %tenant, %route, %usd, "the provider used more than was held for: the platform's loss");
+            let Target { route, provider, model, .. } = &self.route.target;
+            let (id, tenant, usd) = (self.id, &self.principal.tenant, settled.overrun.cost);
+            tracing::error!(
+                %id, %tenant, %route, %provider, %model, %usd,
+                "the provider used more than was held for: the platform's loss"
+            );
             self.series.overrun(settled.overrun);
         }
     }

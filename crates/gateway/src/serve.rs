@@ -27,6 +27,7 @@ use tokio_rustls::TlsAcceptor;
 use tollgate_store::Store;
 use tollgate_types::Clock;
 
+use crate::alerts;
 use crate::app::App;
 use crate::config::{Config, Environment, Tls};
 use crate::http::routes;
@@ -128,6 +129,7 @@ fn on(kind: SignalKind) -> io::Result<Signal> {
 }
 
 fn tidy_books(app: &App, indeterminate_age: Duration) {
+    alerts::collect(app);
     let swept = app.books.sweep(SWEEP_GRACE);
     if swept > 0 {
         tracing::error!(

@@ -66,7 +66,7 @@ impl StreamBody {
     pub fn new(under_way: Underway, permit: AppPermit, upstream: Incoming, hide_usage: bool, granted: Granted) -> Self {
         let now = Stopwatch::start();
         let timeouts = under_way.route.provider.timeouts;
-        let left = timeouts.total.saturating_sub(under_way.waited);
+        let left = under_way.total.saturating_sub(under_way.waited);
         Self {
             under_way,
             permit: Some(permit),

@@ -204,7 +204,7 @@ fn ask_long_stream() -> Value {
 /// A stream of about so many bytes, with its usage.
 fn long_stream(bytes: usize) -> Reply {
     let event =
-        format!("data: {{\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"{}\"}}}}]}}\n\n", "x".repeat(8000));
+        format!("data: {{\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"{}\"}}}}]}}\n\n", "x".repeat(16_000));
     let end = format!("data: {ANSWER}\n\n{DONE}");
     Reply::stream(&(event.repeat(bytes / event.len()) + &end), 64 * 1024)
 }

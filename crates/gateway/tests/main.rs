@@ -5,8 +5,10 @@
 
 #![expect(clippy::disallowed_methods, reason = "tests make the files they hand over, and fill a disk on purpose")]
 
+mod fallbacks;
 mod faults;
 mod idempotency;
+mod limits;
 mod money;
 mod process;
 mod program;

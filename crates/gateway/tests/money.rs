@@ -17,12 +17,12 @@ use crate::world::{Answer, DONE, Http, Setup, World, ask, ask_stream, bearer, ev
 const CHAT: &str = "/v1/chat/completions";
 const ANSWER: &str = r#"{"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":4,"total_tokens":13}}"#;
 
-fn number(text: &str) -> u128 {
+pub fn number(text: &str) -> u128 {
     text.parse().expect("a number of picodollars")
 }
 
 /// What the books say against what the provider did.
-fn check_against_truth(event: &UsageEvent, truth: Option<&Account>) {
+pub fn check_against_truth(event: &UsageEvent, truth: Option<&Account>) {
     let (cost, hold) = (number(&event.cost_picousd), number(&event.hold_cost_picousd));
     let real = truth.map_or(0, |account| account.cost_picousd);
     assert!(cost <= hold, "never more than was held: {event:?}");
@@ -305,6 +305,46 @@ async fn when_the_caller_leaves_the_provider_is_stopped_and_what_it_did_is_bound
     let counted: f64 = gone.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum();
     assert!((counted - 5.0).abs() < 0.1, "each is counted: {counted}");
     world.close().await;
+}
+
+/// Reads a stream until it has said `text`, and leaves.
+async fn leaves_after(world: &World, body: &Value, text: &str) -> String {
+    let http = Http::to(&world.http.base);
+    let response = http.open(Method::POST, CHAT, &bearer(&world.key), body.to_string()).await;
+    let id = response.headers()["x-request-id"].to_str().expect("text").to_owned();
+    let (mut incoming, mut said) = (response.into_body(), String::new());
+    while !said.contains(text) {
+        let frame = within("a piece", incoming.frame()).await.expect("a piece").expect("whole");
+        said.push_str(std::str::from_utf8(frame.data_ref().expect("data")).expect("text"));
+    }
+    id
+}
+
+#[tokio::test]
+async fn who_leaves_after_the_last_content_pays_what_is_known_of_it_then() {
+    let event = |data: &str| format!("data: {data}\n\n");
+    let content = event(r#"{"choices":[{"index":0,"delta":{"content":"hi"},"finish_reason":"stop"}]}"#);
+    let usage = event(ANSWER);
+    let end = event("[DONE]");
+    let silent = |text: String| Reply { falls_silent: true, ..Reply::stream(&text, 1 << 20) };
+    let measured = 9 * 2_000_000 + 4 * 8_000_000;
+    for (said, left_after, cost, outcome) in [
+        (content.clone(), "\"stop\"", None, "client_gone"),
+        (content.clone() + &usage, "\"usage\"", Some(measured), "client_gone"),
+        (content + &usage + &end, DONE, Some(measured), "completed"),
+    ] {
+        let provider = Scripted::start(silent(said)).await;
+        let world = World::of(Setup { more: provider.sections(), ..Setup::default() }).await;
+        let mut body = ask_stream("gpt-4.1");
+        body["stream_options"] = json!({"include_usage": true});
+        let event = world.event(&leaves_after(&world, &body, left_after).await).await;
+        assert_eq!((event.state, event.outcome.as_deref()), (UsageState::Posted, Some(outcome)), "{left_after}");
+        let hold = number(&event.hold_cost_picousd);
+        assert_eq!(number(&event.cost_picousd), cost.unwrap_or(hold), "{left_after}");
+        let confidence = if cost.is_some() { Confidence::Measured } else { Confidence::Bounded };
+        assert_eq!(event.confidence, Some(confidence), "{left_after}");
+        world.close().await;
+    }
 }
 
 #[tokio::test]

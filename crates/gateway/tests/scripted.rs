@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use futures_util::StreamExt;
 use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -27,6 +28,9 @@ pub struct Reply {
     pub status: u16,
     pub content_type: &'static str,
     pub pieces: Vec<Bytes>,
+    pub retry_after_ms: Option<u64>,
+    /// After the last piece it says nothing more, and does not end.
+    pub falls_silent: bool,
 }
 
 pub struct Scripted {
@@ -38,13 +42,21 @@ pub struct Scripted {
 
 impl Reply {
     pub fn json(text: &str) -> Self {
-        Self { status: 200, content_type: "application/json", pieces: vec![Bytes::copy_from_slice(text.as_bytes())] }
+        let pieces = vec![Bytes::copy_from_slice(text.as_bytes())];
+        let content_type = "application/json";
+        Self { status: 200, content_type, pieces, retry_after_ms: None, falls_silent: false }
+    }
+
+    /// An error that asks for so much patience.
+    pub fn error(status: u16, retry_after_ms: Option<u64>) -> Self {
+        Self { status, retry_after_ms, ..Self::json(r#"{"error":{"message":"not now"}}"#) }
     }
 
     /// A stream, cut into pieces of so many bytes.
     pub fn stream(text: &str, piece_bytes: usize) -> Self {
         let pieces = text.as_bytes().chunks(piece_bytes).map(Bytes::copy_from_slice).collect();
-        Self { status: 200, content_type: "text/event-stream", pieces }
+        let content_type = "text/event-stream";
+        Self { status: 200, content_type, pieces, retry_after_ms: None, falls_silent: false }
     }
 }
 
@@ -53,14 +65,19 @@ impl Reply {
 impl Scripted {
     /// Answers everything with `reply`.
     pub async fn start(reply: Reply) -> Self {
+        Self::in_turn([reply]).await
+    }
+
+    /// Answers the first request with the first of these, and so on; all further ones with the last.
+    pub async fn in_turn(replies: impl IntoIterator<Item = Reply>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let base_url = format!("http://{}/v1", listener.local_addr().expect("an address"));
         let seen: Arc<Mutex<Vec<Seen>>> = Arc::default();
-        let (reply, heard) = (Arc::new(reply), Arc::clone(&seen));
+        let (replies, heard) = (Arc::<[Reply]>::from_iter(replies), Arc::clone(&seen));
         tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
-                let (reply, heard) = (Arc::clone(&reply), Arc::clone(&heard));
-                let service = service_fn(move |request| respond(Arc::clone(&reply), Arc::clone(&heard), request));
+                let (replies, heard) = (Arc::clone(&replies), Arc::clone(&heard));
+                let service = service_fn(move |request| respond(Arc::clone(&replies), Arc::clone(&heard), request));
                 tokio::spawn(async move {
                     auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(socket), service).await
                 });
@@ -108,18 +125,31 @@ impl Scripted {
     }
 }
 
-type ReplyBody = StreamBody<futures_util::stream::Iter<std::vec::IntoIter<Result<Frame<Bytes>, Infallible>>>>;
+type Frames = std::pin::Pin<Box<dyn futures_util::Stream<Item = Result<Frame<Bytes>, Infallible>> + Send>>;
 
 async fn respond(
-    reply: Arc<Reply>,
+    replies: Arc<[Reply]>,
     heard: Arc<Mutex<Vec<Seen>>>,
     request: Request<Incoming>,
-) -> Result<Response<ReplyBody>, hyper::Error> {
+) -> Result<Response<StreamBody<Frames>>, hyper::Error> {
     let (head, body) = request.into_parts();
     let body = body.collect().await?.to_bytes();
     let seen = Seen { path: head.uri.path().to_owned(), headers: head.headers, body };
-    heard.lock().expect("no panic").push(seen);
+    let number = {
+        let mut heard = heard.lock().expect("no panic");
+        heard.push(seen);
+        heard.len()
+    };
+    let reply = &replies[number.min(replies.len()) - 1];
     let frames: Vec<_> = reply.pieces.iter().cloned().map(|piece| Ok(Frame::data(piece))).collect();
-    let response = Response::builder().status(reply.status).header("content-type", reply.content_type);
-    Ok(response.body(StreamBody::new(futures_util::stream::iter(frames))).expect("a reply"))
+    let frames = futures_util::stream::iter(frames);
+    let frames: Frames = match reply.falls_silent {
+        true => Box::pin(frames.chain(futures_util::stream::pending())),
+        false => Box::pin(frames),
+    };
+    let mut response = Response::builder().status(reply.status).header("content-type", reply.content_type);
+    if let Some(millis) = reply.retry_after_ms {
+        response = response.header("retry-after-ms", millis);
+    }
+    Ok(response.body(StreamBody::new(frames)).expect("a reply"))
 }

@@ -434,11 +434,27 @@ impl<L: Log> Reservation<L> {
         price_version: &Arc<str>,
         zone: &Zone,
     ) -> Result<(), ReserveError> {
+        self.extend_within(|_| (hold, ()), provider, model, price_version, zone)
+    }
+
+    /// As [`Reservation::extend`], by what `amount` asks for, given what the whole hold may grow to. It runs under the lock
+    /// and must be quick.
+    pub fn extend_within<T>(
+        &mut self,
+        amount: impl FnOnce(Headroom) -> (Amounts, T),
+        provider: &Arc<str>,
+        model: &Arc<str>,
+        price_version: &Arc<str>,
+        zone: &Zone,
+    ) -> Result<T, ReserveError> {
         let mut inner = self.books.lock();
         inner.log.has_room(inner.ledger.open_count())?;
+        let at = inner.now(&self.books.clock);
+        let [cost, charge] = inner.ledger.room_of(self.id, at)?;
+        let (hold, granted) = amount(Headroom { cost, charge });
         let extended = Extended {
             id: self.id,
-            at: inner.now(&self.books.clock),
+            at,
             hold: self.hold.max(hold),
             provider: Arc::clone(provider),
             model: Arc::clone(model),
@@ -449,7 +465,7 @@ impl<L: Log> Reservation<L> {
         let record = Record::Extended(Box::new(extended));
         inner.ledger.commit(&record)?;
         (self.hold, self.position) = (hold, inner.log.append(&record));
-        Ok(())
+        Ok(granted)
     }
 
     /// Posts what was used. `None` if the reservation had ended already (swept after its deadline).

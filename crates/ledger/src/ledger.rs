@@ -500,28 +500,47 @@ impl Ledger {
     /// fit there, and in what rolling windows count now.
     pub(crate) fn check_extend(&self, extended: &Extended, zone: &Zone) -> Result<(), Rejected> {
         self.check_pending(extended.id)?;
-        let Some(Open { reserved, entries, .. }) = self.open.get(&extended.id) else {
-            return Err(Rejected::NotOpen(extended.id));
-        };
+        let open = self.open.get(&extended.id).ok_or(Rejected::NotOpen(extended.id))?;
+        let reserved = &open.reserved;
         if reserved.hold.beyond(extended.hold) != Amounts::ZERO {
             return Err(Rejected::HoldShrinks(extended.id));
         }
         let added = extended.hold.beyond(reserved.hold);
         let places = self.places(&reserved.spender, reserved.offset);
         self.check_caps(&places, extended.at, added, zone, |place, cap| {
-            if added.of(cap.basis) == PicoUsd::ZERO {
-                return None;
-            }
-            if cap.window == Window::Request {
-                return cap.cap.map(|ceiling| left_of_whole(ceiling, reserved.hold.of(cap.basis)));
-            }
-            let accounts = self.accounts_of(place);
-            let entry = entries.iter().find(|entry| (Some(entry.slot), entry.window) == (place.slot, cap.window))?;
-            match cap.window.is_rolling() {
-                true => accounts.left(cap, extended.at, place.offset),
-                false => accounts.left_in(cap, entry.period),
-            }
+            if added.of(cap.basis) == PicoUsd::ZERO { None } else { self.left_to_grow(open, place, cap, extended.at) }
         })
+    }
+
+    /// What a cap leaves for the hold of an open reservation to grow by.
+    fn left_to_grow(&self, open: &Open, place: &Place, cap: &Cap, at: Timestamp) -> Option<PicoSum> {
+        if cap.window == Window::Request {
+            return cap.cap.map(|ceiling| left_of_whole(ceiling, open.reserved.hold.of(cap.basis)));
+        }
+        let accounts = self.accounts_of(place);
+        let entry = open.entries.iter().find(|entry| (Some(entry.slot), entry.window) == (place.slot, cap.window))?;
+        match cap.window.is_rolling() {
+            true => accounts.left(cap, at, place.offset),
+            false => accounts.left_in(cap, entry.period),
+        }
+    }
+
+    /// What the whole hold of an open reservation may grow to, in each column; never less than it is. `None` where no cap
+    /// counts that column.
+    pub(crate) fn room_of(&self, id: RequestId, at: Timestamp) -> Result<[Option<PicoSum>; 2], Rejected> {
+        let open = self.open.get(&id).ok_or(Rejected::NotOpen(id))?;
+        let reserved = &open.reserved;
+        let places = self.places(&reserved.spender, reserved.offset);
+        let mut least = [None; 2];
+        for place in &places.0 {
+            for cap in self.caps_of(place) {
+                let Some(left) = self.left_to_grow(open, place, cap, at) else { continue };
+                let whole = PicoSum(i128::from(reserved.hold.of(cap.basis).0).saturating_add(left.0.max(0)));
+                let column = &mut least[cap.basis as usize];
+                *column = Some(column.map_or(whole, |least: PicoSum| least.min(whole)));
+            }
+        }
+        Ok(least)
     }
 
     /// More than before is counted only where the caps of now leave room; the books put the rest on the platform.

@@ -3,6 +3,7 @@
 mod books;
 mod corners;
 mod double_entry;
+mod growing;
 mod idempotency;
 mod oracle;
 mod properties;

@@ -1,6 +1,7 @@
 //! One worker's connections to one provider. A worker never shares them: no lock, no hand-over between threads.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
@@ -87,8 +88,14 @@ impl Backend {
         Self { provider, client, headers, chat, embeddings }
     }
 
-    /// Sends the request and waits for the head of the answer.
-    pub async fn send(&self, endpoint: Endpoint, request_id: HeaderValue, body: Bytes) -> Result<Answer, SendError> {
+    /// Sends the request and waits for the head of the answer, for `time_left` at most.
+    pub async fn send(
+        &self,
+        endpoint: Endpoint,
+        request_id: HeaderValue,
+        body: Bytes,
+        time_left: Duration,
+    ) -> Result<Answer, SendError> {
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = match endpoint {
@@ -98,8 +105,7 @@ impl Backend {
         *request.headers_mut() = self.headers.clone();
         request.headers_mut().insert(REQUEST_ID, request_id);
         let sending = self.client.request(request);
-        let timeouts = self.provider.timeouts;
-        match tokio::time::timeout(timeouts.first_byte.min(timeouts.total), sending).await {
+        match tokio::time::timeout(self.provider.timeouts.first_byte.min(time_left), sending).await {
             Ok(Ok(response)) => {
                 let (head, body) = response.into_parts();
                 Ok(Answer { status: head.status, headers: head.headers, body })

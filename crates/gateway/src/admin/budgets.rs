@@ -6,14 +6,15 @@ use axum::Json;
 use axum::extract::State;
 use http::StatusCode;
 use smallvec::SmallVec;
-use tollgate_client::{Basis, Budget, BudgetScope, BudgetSelector, BudgetSetting, List, Whose, Window};
-use tollgate_ledger::{BudgetState, Cap, CapSet};
+use tollgate_client::{Basis, Budget, BudgetAlert, BudgetScope, BudgetSelector, BudgetSetting, List, Whose, Window};
+use tollgate_ledger::{Alert, BudgetState, Cap, CapSet};
 use tollgate_types::directory::Directory;
 use tollgate_types::{EndUserId, KeyId, PicoSum, PlanId, ProjectId, Scope, TenantId, Timestamp};
 
 use super::extract::{Asked, Body, id, optional_id};
 use super::projects::Of;
 use super::refused::{Refusals, Refused};
+use crate::alerts;
 use crate::app::App;
 
 /// Thresholds of one budget at most.
@@ -25,7 +26,7 @@ const ALERTS_MAX: usize = 8;
 pub async fn set(State(app): State<Arc<App>>, Body(setting): Body<BudgetSetting>) -> Result<Json<Budget>, Refused> {
     let cap = setting.cap_usd.as_deref().map(PicoSum::parse_usd).transpose();
     let cap = cap.map_err(|error| Refused::field("cap_usd", error))?;
-    let alerts = alerts(&setting.alerts, cap)?;
+    let alerts = thresholds(&setting.alerts, cap)?;
     if cap.is_none() && alerts.is_empty() {
         return Err(Refused::field("cap_usd", "is missing: a budget has a cap, or 'alerts', or both"));
     }
@@ -59,6 +60,21 @@ pub async fn remove(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// List the thresholds that were crossed last
+///
+/// Newest first, at most 1,000, since the gateway started.
+#[utoipa::path(get, path = "/admin/v1/budgets/alerts", operation_id = "list_budget_alerts", tag = "budgets", params(Of),
+    responses((status = 200, description = "Alerts: a tenant's own, its projects', its keys', its end users'; without a tenant everybody's", body = List<BudgetAlert>), Refusals))]
+pub async fn alerts_list(
+    State(app): State<Arc<App>>,
+    Asked(of): Asked<Of>,
+) -> Result<Json<List<BudgetAlert>>, Refused> {
+    let tenant = of.tenant(&app)?;
+    alerts::collect(&app);
+    let newest = app.alerts.newest(|scope| tenant.is_none() || scope.tenant() == tenant.as_ref());
+    Ok(Json(List { data: newest.iter().map(alert_shown).collect() }))
+}
+
 /// One budget, of somebody who exists.
 struct Which {
     scope: Scope,
@@ -90,7 +106,7 @@ impl Which {
 }
 
 /// Thresholds in dollars, or in percent of the cap, in ascending order.
-fn alerts(given: &[String], cap: Option<PicoSum>) -> Result<SmallVec<[PicoSum; 2]>, Refused> {
+fn thresholds(given: &[String], cap: Option<PicoSum>) -> Result<SmallVec<[PicoSum; 2]>, Refused> {
     let wrong = |text: &str| {
         Refused::field(
             "alerts",
@@ -188,8 +204,14 @@ fn part_of(
 
 fn shown(state: &BudgetState) -> Budget {
     let BudgetState { scope, budget: Cap { window, basis, cap, alerts }, sums, resets_at } = state;
-    let mut shown = Budget {
-        tenant: scope.tenant().map(ToString::to_string),
+    let (scope, Whose { tenant, project, key, end_user, plan, .. }) = named(scope);
+    Budget {
+        scope,
+        tenant,
+        plan,
+        project,
+        key,
+        end_user,
         window: window_shown(*window),
         basis: basis_shown(*basis),
         cap_usd: cap.map(|cap| cap.to_string()),
@@ -201,34 +223,55 @@ fn shown(state: &BudgetState) -> Budget {
         indeterminate_picousd: sums.indeterminate.of(*basis).0.to_string(),
         remaining_picousd: cap.map(|cap| (cap.0 - sums.used(*basis).0).to_string()),
         resets_at: resets_at.map(|at| at.to_string()),
-        ..Budget::default()
-    };
-    shown.scope = match scope {
+    }
+}
+
+fn alert_shown(alert: &Alert) -> BudgetAlert {
+    let (scope, Whose { tenant, project, key, end_user, plan, .. }) = named(&alert.scope);
+    BudgetAlert {
+        scope,
+        tenant,
+        plan,
+        project,
+        key,
+        end_user,
+        window: window_shown(alert.window),
+        basis: basis_shown(alert.basis),
+        threshold_picousd: alert.threshold.0.to_string(),
+        posted_picousd: alert.posted.0.to_string(),
+        at: alert.at.to_string(),
+    }
+}
+
+/// A scope as it is shown: its kind and its names.
+pub fn named(scope: &Scope) -> (BudgetScope, Whose) {
+    let mut whose = Whose { tenant: scope.tenant().map(ToString::to_string), ..Whose::default() };
+    let kind = match scope {
         Scope::Platform => BudgetScope::Platform,
         Scope::Plan(plan) => {
-            shown.plan = Some(plan.to_string());
+            whose.plan = Some(plan.to_string());
             BudgetScope::Plan
         }
         Scope::EachTenant(plan) => {
-            shown.plan = Some(plan.to_string());
+            whose.plan = Some(plan.to_string());
             BudgetScope::EachTenant
         }
         Scope::Tenant(_) => BudgetScope::Tenant,
         Scope::Project(_, project) => {
-            shown.project = Some(project.to_string());
+            whose.project = Some(project.to_string());
             BudgetScope::Project
         }
         Scope::Key(_, key) => {
-            shown.key = Some(key.to_string());
+            whose.key = Some(key.to_string());
             BudgetScope::Key
         }
         Scope::EndUser(_, user) => {
-            shown.end_user = Some(user.to_string());
+            whose.end_user = Some(user.to_string());
             BudgetScope::EndUser
         }
         Scope::EachEndUser(_) => BudgetScope::EachEndUser,
     };
-    shown
+    (kind, whose)
 }
 
 fn window(window: Window) -> tollgate_types::Window {

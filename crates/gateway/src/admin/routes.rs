@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use tollgate_client::{List, RouteInfo};
+use tollgate_client::{FallbackInfo, List, RouteInfo};
 
 use super::refused::Refusals;
 use crate::app::App;
@@ -24,5 +24,12 @@ fn shown(route: &Route) -> RouteInfo {
         provider: target.provider.to_string(),
         model: target.model.to_string(),
         max_tokens_default: Some(target.max_tokens_default),
+        retries: route.retries,
+        fallbacks: route.fallbacks.iter().map(|fallback| instead(fallback)).collect(),
     }
+}
+
+fn instead(fallback: &Route) -> FallbackInfo {
+    let (provider, model) = (fallback.target.provider.to_string(), fallback.target.model.to_string());
+    FallbackInfo { provider, model }
 }

@@ -377,6 +377,58 @@ async fn a_budget_is_set_seen_spent_from_and_removed() {
 }
 
 #[tokio::test]
+async fn limits_are_set_seen_replaced_and_removed() {
+    let gateway = Gateway::start();
+    gateway.tenant("demo").await;
+    gateway.tenant("other").await;
+    let key = gateway.key("demo").await["id"].as_str().expect("an id").to_owned();
+    for (whose, scope) in [
+        (json!({"tenant": "demo"}), "tenant"),
+        (json!({"tenant": "demo", "project": "default"}), "project"),
+        (json!({"tenant": "demo", "key": key}), "key"),
+        (json!({"tenant": "demo", "end_user": "ann"}), "end-user"),
+        (json!({"tenant": "demo", "each": true}), "each-end-user"),
+        (json!({"plan": "standard"}), "plan"),
+        (json!({"plan": "standard", "each": true}), "each-tenant"),
+        (json!({"platform": true}), "platform"),
+    ] {
+        let mut body = whose.clone();
+        body["tokens_per_minute"] = 1_000.into();
+        let (status, limit) = gateway.put("/admin/v1/limits", body).await;
+        assert_eq!(
+            (status, &limit["scope"], &limit["tokens_per_minute"]),
+            (200, &json!(scope), &json!(1_000)),
+            "{limit}"
+        );
+    }
+    let (_, all) = gateway.get("/admin/v1/limits").await;
+    assert_eq!(all["data"].as_array().map(Vec::len), Some(8));
+    assert_eq!(gateway.get("/admin/v1/limits?tenant=demo").await.1["data"].as_array().map(Vec::len), Some(5));
+    assert_eq!(gateway.get("/admin/v1/limits?tenant=other").await.1["data"], json!([]));
+    let gateway = gateway.restart();
+    assert_eq!(gateway.get("/admin/v1/limits").await.1, all, "they are in the journal");
+    let (_, limit) = gateway.put("/admin/v1/limits", json!({"tenant": "demo", "parallel_requests": 3})).await;
+    assert_eq!(
+        (&limit["parallel_requests"], &limit["tokens_per_minute"]),
+        (&json!(3), &Value::Null),
+        "all three at once"
+    );
+    assert_eq!(gateway.delete("/admin/v1/limits?tenant=demo").await.0, 204);
+    gateway.refused(Method::DELETE, "/admin/v1/limits?tenant=demo", Value::Null, (404, "not_found")).await;
+    assert_eq!(gateway.delete("/admin/v1/limits?platform=true").await.0, 204);
+    for (wrong, expected) in [
+        (json!({"tenant": "demo"}), (400, "invalid_request")),
+        (json!({"tenant": "demo", "parallel_requests": 0}), (400, "invalid_request")),
+        (json!({"tenant": "demo", "platform": true, "parallel_requests": 1}), (400, "invalid_request")),
+        (json!({"tenant": "demo", "parallel_requests": 1, "burst": 2}), (400, "invalid_request")),
+        (json!({"tenant": "nobody", "parallel_requests": 1}), (404, "not_found")),
+    ] {
+        gateway.refused(Method::PUT, "/admin/v1/limits", wrong, expected).await;
+    }
+    assert_eq!(gateway.get("/admin/v1/limits").await.1["data"].as_array().map(Vec::len), Some(6));
+}
+
+#[tokio::test]
 async fn a_budget_is_of_somebody_who_exists() {
     let gateway = Gateway::start();
     gateway.tenant("demo").await;

@@ -1,10 +1,11 @@
 //! `tollgate budget`.
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use tollgate_client::{Basis, Budget, BudgetSelector, BudgetSetting, Window};
-use tollgate_types::{KeyId, PicoSum, PlanId, ProjectId, TenantId};
+use tollgate_client::{Basis, Budget, BudgetAlert, BudgetSelector, BudgetSetting, Whose, Window};
+use tollgate_types::{PicoSum, TenantId};
 
 use super::table::{Column, or_none, table, usd};
+use super::whose::{self, WhoseArgs};
 use super::{Answer, Connection, Failure};
 
 #[derive(Debug, clap::Args)]
@@ -41,6 +42,13 @@ enum Action {
         #[arg(long)]
         tenant: Option<TenantId>,
     },
+    /// List the thresholds that were crossed last, newest first
+    #[command(after_help = "Example:\n  tollgate budget alerts --tenant demo")]
+    Alerts {
+        /// Of this tenant only
+        #[arg(long)]
+        tenant: Option<TenantId>,
+    },
     /// Remove a cap: what it counted is no longer limited by it
     #[command(after_help = "Example:\n  tollgate budget remove --tenant demo --window day")]
     Remove {
@@ -51,27 +59,8 @@ enum Action {
 
 #[derive(Debug, clap::Args)]
 struct Which {
-    /// Whose money it is
-    #[arg(long, required_unless_present_any = ["plan", "platform"], conflicts_with_all = ["plan", "platform"])]
-    tenant: Option<TenantId>,
-    /// Only what this project of it spends
-    #[arg(long, requires = "tenant")]
-    project: Option<ProjectId>,
-    /// Only what this key spends, by its id
-    #[arg(long, requires = "tenant")]
-    key: Option<KeyId>,
-    /// Only what is spent for this user of the tenant's, by the name it sends or the id that lists show
-    #[arg(long, requires = "tenant", conflicts_with_all = ["project", "key", "each"])]
-    end_user: Option<String>,
-    /// All tenants of this plan together
-    #[arg(long, conflicts_with = "platform")]
-    plan: Option<PlanId>,
-    /// With a plan: each of its tenants for itself; with a tenant: each of its end users for itself
-    #[arg(long, conflicts_with_all = ["project", "key", "platform"])]
-    each: bool,
-    /// Everybody together
-    #[arg(long)]
-    platform: bool,
+    #[command(flatten)]
+    whose: WhoseArgs,
     /// How long the budget lasts; 'request' bounds what a single request may hold
     #[arg(long, value_parser = window())]
     window: Window,
@@ -92,10 +81,15 @@ impl BudgetArgs {
                 let budgets = client.budgets(tenant.as_ref().map(TenantId::as_str)).await?;
                 Ok(Answer::new(listed(&budgets), &budgets))
             }
+            Action::Alerts { tenant } => {
+                let alerts = client.budget_alerts(tenant.as_ref().map(TenantId::as_str)).await?;
+                Ok(Answer::new(crossed(&alerts), &alerts))
+            }
             Action::Remove { which } => {
                 let selected = which.selector();
                 client.remove_budget(&selected).await?;
-                let said = format!("the {} budget of {} is removed", selected.window.name(), scope(&selected));
+                let said =
+                    format!("the {} budget of {} is removed", selected.window.name(), whose::said(&selected.whose()));
                 Ok(Answer::new(said, &serde_json::json!({ "removed": selected })))
             }
         }
@@ -110,17 +104,9 @@ impl Which {
     }
 
     fn selector(self) -> BudgetSelector {
-        BudgetSelector {
-            tenant: self.tenant.map(|tenant| tenant.to_string()),
-            project: self.project.map(|project| project.to_string()),
-            key: self.key.map(|key| key.to_string()),
-            end_user: self.end_user,
-            plan: self.plan.map(|plan| plan.to_string()),
-            each: self.each,
-            platform: self.platform,
-            window: self.window,
-            basis: self.basis,
-        }
+        let Whose { tenant, project, key, end_user, plan, each, platform } = self.whose.whose();
+        let (window, basis) = (self.window, self.basis);
+        BudgetSelector { tenant, project, key, end_user, plan, each, platform, window, basis }
     }
 }
 
@@ -132,20 +118,6 @@ fn window() -> impl TypedValueParser<Value = Window> {
 fn basis() -> impl TypedValueParser<Value = Basis> {
     PossibleValuesParser::new(Basis::ALL.map(Basis::name))
         .try_map(|name| Basis::ALL.into_iter().find(|basis| basis.name() == name).ok_or("no such basis"))
-}
-
-fn scope(selected: &BudgetSelector) -> String {
-    let BudgetSelector { tenant, project, key, end_user, plan, each, .. } = selected;
-    match (key, project, end_user, tenant, plan) {
-        (Some(key), ..) => format!("key {key}"),
-        (_, Some(project), ..) => format!("project {project}"),
-        (_, _, Some(user), ..) => format!("end user {user}"),
-        (_, _, _, Some(tenant), _) if *each => format!("each end user of {tenant}"),
-        (_, _, _, Some(tenant), _) => format!("tenant {tenant}"),
-        (.., Some(plan)) if *each => format!("each tenant of plan {plan}"),
-        (.., Some(plan)) => format!("plan {plan}"),
-        _ => "the platform".to_owned(),
-    }
 }
 
 fn listed(budgets: &[Budget]) -> String {
@@ -183,15 +155,34 @@ fn listed(budgets: &[Budget]) -> String {
     table(&columns, budgets.iter().map(row).collect(), "no budgets: nothing is capped")
 }
 
-/// `demo/main`: the tenant, and what of it.
 fn of(budget: &Budget) -> String {
-    let part = budget.project.as_ref().or(budget.key.as_ref()).or(budget.end_user.as_ref());
-    let owner = budget.tenant.as_ref().or(budget.plan.as_ref());
-    match (owner, part) {
-        (Some(owner), Some(part)) => format!("{owner}/{part}"),
-        (Some(owner), None) => owner.clone(),
-        (None, _) => "-".to_owned(),
-    }
+    let Budget { tenant, plan, project, key, end_user, .. } = budget;
+    whose::of([tenant.as_ref(), plan.as_ref()], [project.as_ref(), key.as_ref(), end_user.as_ref()])
+}
+
+fn crossed(alerts: &[BudgetAlert]) -> String {
+    let columns = [
+        Column::Text("AT"),
+        Column::Text("SCOPE"),
+        Column::Text("OF"),
+        Column::Text("WINDOW"),
+        Column::Text("BASIS"),
+        Column::Number("THRESHOLD USD"),
+        Column::Number("POSTED"),
+    ];
+    let row = |alert: &BudgetAlert| {
+        let BudgetAlert { tenant, plan, project, key, end_user, .. } = alert;
+        vec![
+            alert.at.clone(),
+            alert.scope.name().to_owned(),
+            whose::of([tenant.as_ref(), plan.as_ref()], [project.as_ref(), key.as_ref(), end_user.as_ref()]),
+            alert.window.name().to_owned(),
+            alert.basis.name().to_owned(),
+            usd(&alert.threshold_picousd),
+            usd(&alert.posted_picousd),
+        ]
+    };
+    table(&columns, alerts.iter().map(row).collect(), "no threshold was crossed since the gateway started")
 }
 
 #[cfg(test)]
@@ -232,17 +223,18 @@ mod tests {
     }
 
     #[test]
-    fn a_removed_budget_is_named_by_its_narrowest_scope() {
-        let demo = BudgetSelector { tenant: Some("demo".into()), ..BudgetSelector::default() };
-        let check = |selected: BudgetSelector, name: &str| assert_eq!(scope(&selected), name);
-        check(BudgetSelector { project: Some("main".into()), ..demo.clone() }, "project main");
-        check(BudgetSelector { key: Some("k1".into()), project: Some("main".into()), ..demo.clone() }, "key k1");
-        check(BudgetSelector { end_user: Some("ann".into()), ..demo.clone() }, "end user ann");
-        check(BudgetSelector { each: true, ..demo.clone() }, "each end user of demo");
-        check(demo, "tenant demo");
-        let plan = BudgetSelector { plan: Some("free".into()), ..BudgetSelector::default() };
-        check(BudgetSelector { each: true, ..plan.clone() }, "each tenant of plan free");
-        check(plan, "plan free");
-        check(BudgetSelector { platform: true, ..BudgetSelector::default() }, "the platform");
+    fn alerts_are_a_table_in_dollars() {
+        let alert = BudgetAlert {
+            tenant: Some("demo".into()),
+            threshold_picousd: "800000000000".into(),
+            posted_picousd: "812000000000".into(),
+            at: "2026-11-24T00:00:00Z".into(),
+            ..BudgetAlert::default()
+        };
+        assert_eq!(
+            crossed(&[alert]),
+            "AT                    SCOPE   OF    WINDOW  BASIS  THRESHOLD USD  POSTED\n\
+             2026-11-24T00:00:00Z  tenant  demo  day     cost            0.80   0.812"
+        );
     }
 }

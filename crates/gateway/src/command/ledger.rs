@@ -103,6 +103,8 @@ fn shown(report: &Report) -> String {
         ("of it bounded", in_usd(audit.totals.bounded)),
         ("released", in_usd(audit.totals.released)),
         ("overrun", in_usd(audit.totals.overrun)),
+        ("adjusted", report.adjusted.to_string()),
+        ("totals' chain", report.totals_chain.clone()),
         ("drift", format!("{} picodollars", report.drift.0)),
     ]);
     for disagreement in &report.disagreements {
@@ -126,6 +128,8 @@ fn as_json(report: &Report) -> Value {
         "snapshots": report.snapshots,
         "view_position": report.view_position,
         "torn": report.torn,
+        "adjusted": report.adjusted,
+        "totals_chain": report.totals_chain,
         "requests": audit.totals.requests,
         "reservations_pending": audit.reservations_pending,
         "indeterminate": audit.reservations_indeterminate,
@@ -186,6 +190,8 @@ mod tests {
             snapshots: 0,
             audit: Audit::default(),
             view_position: Some(12),
+            adjusted: 0,
+            totals_chain: "00".repeat(32),
             drift: PicoSum(drift),
             disagreements: disagreements.iter().map(ToString::to_string).collect(),
             torn: false,

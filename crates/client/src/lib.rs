@@ -14,6 +14,7 @@ mod key;
 mod ledger;
 mod plan;
 mod price;
+mod reconciliation;
 mod route;
 mod tenant;
 mod usage;
@@ -26,6 +27,10 @@ pub use key::{CreatedKey, Key, KeyScope, NewKey};
 pub use ledger::LedgerState;
 pub use plan::{Plan, PlanSettings, TightBudget};
 pub use price::PriceBookInfo;
+pub use reconciliation::{
+    BilledRequest, BucketPart, Finding, FindingKind, LedgerBucket, LedgerBucketsQuery, Reconciliation,
+    ReconciliationPart,
+};
 pub use route::{ProviderInfo, RouteInfo};
 pub use tenant::{NewProject, NewTenant, Project, Tenant};
 pub use usage::{

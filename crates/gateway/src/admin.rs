@@ -14,6 +14,7 @@ mod prices;
 mod projects;
 mod providers;
 pub mod receipts;
+mod reconciliations;
 mod refused;
 mod routes;
 mod tenants;
@@ -43,7 +44,7 @@ use crate::app::App;
 use crate::http::body::{self, Body};
 use crate::http::headers;
 
-/// Largest body of a request, but for a price book's.
+/// Largest body of a request, but for a price book's and a piece of a bill's.
 const BODY_BYTES_MAX: usize = 64 * 1024;
 /// The one page that needs no key: it says nothing that is not in the manual.
 const DESCRIPTION: &str = "/admin/v1/openapi.json";
@@ -63,9 +64,14 @@ fn router() -> Router<Arc<App>> {
         .route("/admin/v1/usage/summary", get(usage::summary))
         .route("/admin/v1/receipts/{request_id}", get(receipts::show))
         .route("/admin/v1/ledger", get(ledger::show))
+        .route("/admin/v1/ledger/buckets", get(reconciliations::buckets))
         .route("/admin/v1/routes", get(routes::list))
         .route("/admin/v1/providers", get(providers::list))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .route(
+            "/admin/v1/ledger/reconciliations",
+            post(reconciliations::reconcile).layer(DefaultBodyLimit::max(reconciliations::PIECE_BYTES_MAX)),
+        )
         .route("/admin/v1/prices", get(prices::list))
         .route("/admin/v1/prices", post(prices::push).layer(DefaultBodyLimit::max(BOOK_BYTES_MAX)))
         .route(DESCRIPTION, get(description))
@@ -146,7 +152,7 @@ pub fn openapi_json() -> String {
         prices::list, prices::push,
         usage::list, usage::summary,
         receipts::show,
-        ledger::show,
+        ledger::show, reconciliations::reconcile, reconciliations::buckets,
         routes::list,
         providers::list,
     ),

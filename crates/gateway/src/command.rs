@@ -14,6 +14,7 @@ mod plan;
 mod price;
 mod project;
 mod receipt;
+mod reconcile;
 mod table;
 mod tenant;
 mod usage;

@@ -4,6 +4,7 @@
 //! - [`http`]: the wire: routes, headers, bodies, and the one file that turns a refusal into an answer.
 //! - [`pipeline`]: **the** request, one function from top to bottom; [`stream`]: its way back when it is a stream.
 //! - [`admin`]: the control plane, `/admin/v1`.
+//! - [`reconcile`]: a provider's bill against the ledger.
 //! - [`app`]: what every request can reach; [`serve`]: workers, signals, an orderly end.
 //! - [`config`], [`command`], [`log`], [`metrics`], [`questions`].
 
@@ -16,5 +17,6 @@ pub mod log;
 pub mod metrics;
 pub mod pipeline;
 pub mod questions;
+pub mod reconcile;
 pub mod serve;
 pub mod stream;

@@ -9,6 +9,7 @@ mod faults;
 mod money;
 mod process;
 mod program;
+mod reconcile;
 mod refusals;
 mod scripted;
 mod wire;

@@ -9,6 +9,7 @@ use tollgate_ledger::account::Columns;
 use tollgate_store::Store;
 use tollgate_store::verify::{Report, verify};
 
+use super::reconcile::ReconcileArgs;
 use super::table::{fields, or_none, usd};
 use super::{Answer, Connection, Failure};
 use crate::config::{Config, ConfigError, Environment};
@@ -30,6 +31,11 @@ enum Action {
     /// Ask the running gateway for the state of its ledger
     #[command(after_help = "Example:\n  tollgate ledger show --json")]
     Show(Connection),
+    /// Compare the ledger with a provider's bill; exit code 1 if they differ
+    #[command(after_help = "Examples:\n  tollgate ledger reconcile --provider-usage usage.jsonl\n  \
+                            tollgate ledger reconcile --provider-usage usage.jsonl --apply\n  \
+                            tollgate ledger reconcile --provider-usage usage.json costs.json --provider openai --tolerance 0.5")]
+    Reconcile(Box<ReconcileArgs>),
 }
 
 #[derive(Debug, clap::Args)]
@@ -48,6 +54,7 @@ impl LedgerArgs {
             Action::Verify(folder) => folder.verify(),
             Action::Rebuild(folder) => folder.rebuild(),
             Action::Show(connection) => show(&connection).await,
+            Action::Reconcile(args) => args.run().await,
         }
     }
 }

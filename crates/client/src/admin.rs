@@ -17,9 +17,10 @@ use serde::de::DeserializeOwned;
 
 use crate::{
     Bill, BillQuery, Budget, BudgetAlert, BudgetSelector, BudgetSetting, Correction, CreatedKey, ErrorBody, Key,
-    LedgerState, Limit, LimitSetting, List, NewCorrection, NewKey, NewProject, NewTenant, Plan, PlanSettings,
-    PriceBookInfo, Project, ProviderInfo, Receipt, ReceiptKeys, RouteInfo, SummaryBy, SummaryQuery, Tenant,
-    TenantSettings, UsagePage, UsageQuery, UsageState, UsageSummary, Whose,
+    LedgerBucket, LedgerBucketsQuery, LedgerState, Limit, LimitSetting, List, NewCorrection, NewKey, NewProject,
+    NewTenant, Plan, PlanSettings, PriceBookInfo, Project, ProviderInfo, Receipt, ReceiptKeys, Reconciliation,
+    ReconciliationPart, RouteInfo, SummaryBy, SummaryQuery, Tenant, TenantSettings, UsagePage, UsageQuery, UsageState,
+    UsageSummary, Whose,
 };
 
 /// A connection to one gateway's control plane. Cheap to clone; clones share their connections.
@@ -208,6 +209,23 @@ impl AdminClient {
 
     pub async fn ledger(&self) -> Result<LedgerState, ClientError> {
         self.get("/ledger").await
+    }
+
+    /// Holds a piece of a provider's bill against the ledger.
+    pub async fn reconcile(&self, piece: &Reconciliation) -> Result<ReconciliationPart, ClientError> {
+        self.send_json(Method::POST, "/ledger/reconciliations", piece).await
+    }
+
+    /// What ended in which bucket of time.
+    pub async fn ledger_buckets(&self, wanted: &LedgerBucketsQuery) -> Result<Vec<LedgerBucket>, ClientError> {
+        let (width, slack) = (wanted.width_seconds.to_string(), wanted.slack_seconds.to_string());
+        let selected = query(&[
+            ("from", Some(&*wanted.from)),
+            ("to", Some(&*wanted.to)),
+            ("width_seconds", Some(&*width)),
+            ("slack_seconds", Some(&*slack)),
+        ]);
+        self.list(&format!("/ledger/buckets{selected}")).await
     }
 
     pub async fn routes(&self) -> Result<Vec<RouteInfo>, ClientError> {

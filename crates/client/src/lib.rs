@@ -17,6 +17,7 @@ mod limit;
 mod plan;
 mod price;
 mod receipt;
+mod reconciliation;
 mod route;
 mod tenant;
 mod usage;
@@ -34,6 +35,10 @@ pub use price::{CorrectedTenant, Correction, NewCorrection, PriceBookInfo};
 pub use receipt::{
     Receipt, ReceiptAdjustment, ReceiptAmounts, ReceiptHold, ReceiptIdempotency, ReceiptKey, ReceiptKeys,
     ReceiptPrices, ReceiptStanding, ReceiptStatement, ReceiptTokens,
+};
+pub use reconciliation::{
+    BilledRequest, BucketPart, Finding, FindingKind, LedgerBucket, LedgerBucketsQuery, Reconciliation,
+    ReconciliationPart,
 };
 pub use route::{FallbackInfo, ProviderInfo, RouteInfo};
 pub use tenant::{NewProject, NewTenant, Project, Tenant, TenantSettings};

@@ -16,7 +16,8 @@ mod plans;
 mod prices;
 mod projects;
 mod providers;
-mod receipts;
+pub mod receipts;
+mod reconciliations;
 mod refused;
 mod routes;
 mod tariffs;
@@ -47,7 +48,7 @@ use crate::app::App;
 use crate::http::body::{self, Body};
 use crate::http::headers;
 
-/// Largest body of a request, but for a price book's.
+/// Largest body of a request, but for a price book's and a piece of a bill's.
 const BODY_BYTES_MAX: usize = 64 * 1024;
 /// The one page that needs no key: it says nothing that is not in the manual.
 const DESCRIPTION: &str = "/admin/v1/openapi.json";
@@ -71,9 +72,14 @@ fn router() -> Router<Arc<App>> {
         .route("/admin/v1/usage/bill", get(bills::show))
         .route("/admin/v1/receipts/{request_id}", get(receipts::show))
         .route("/admin/v1/ledger", get(ledger::show))
+        .route("/admin/v1/ledger/buckets", get(reconciliations::buckets))
         .route("/admin/v1/routes", get(routes::list))
         .route("/admin/v1/providers", get(providers::list))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .route(
+            "/admin/v1/ledger/reconciliations",
+            post(reconciliations::reconcile).layer(DefaultBodyLimit::max(reconciliations::PIECE_BYTES_MAX)),
+        )
         .route("/admin/v1/prices", get(prices::list))
         .route("/admin/v1/prices", post(prices::push).layer(DefaultBodyLimit::max(BOOK_BYTES_MAX)))
         .route("/admin/v1/prices/corrections", post(corrections::correct).layer(DefaultBodyLimit::max(BOOK_BYTES_MAX)))
@@ -156,7 +162,7 @@ pub fn openapi_json() -> String {
         prices::list, prices::push, corrections::correct,
         usage::list, usage::summary, bills::show,
         receipts::show, receipts::keys, receipts::rotate_key,
-        ledger::show,
+        ledger::show, reconciliations::reconcile, reconciliations::buckets,
         routes::list,
         providers::list,
     ),

@@ -15,6 +15,7 @@ mod plan;
 mod price;
 mod project;
 mod receipt;
+mod reconcile;
 mod table;
 mod tenant;
 mod usage;

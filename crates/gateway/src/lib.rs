@@ -7,6 +7,7 @@
 //! - [`receipt`]: requests stated, signed, and verified.
 //! - [`idempotent`]: requests that may be repeated and are charged once; [`twins`]: those of them that are under way.
 //! - [`admin`]: the control plane, `/admin/v1`.
+//! - [`reconcile`]: a provider's bill against the ledger.
 //! - [`app`]: what every request can reach; [`serve`]: workers, signals, an orderly end.
 //! - [`alerts`], [`config`], [`command`], [`log`], [`metrics`], [`questions`].
 
@@ -23,6 +24,7 @@ pub mod metrics;
 pub mod pipeline;
 pub mod questions;
 pub mod receipt;
+pub mod reconcile;
 pub mod serve;
 pub mod stream;
 pub mod twins;

@@ -13,6 +13,7 @@ mod money;
 mod process;
 mod program;
 mod receipts;
+mod reconcile;
 mod refusals;
 mod scripted;
 mod wire;

@@ -105,7 +105,7 @@ impl Place {
     }
 }
 
-fn surroundings(command: &mut Command) {
+pub fn surroundings(command: &mut Command) {
     command
         .env_clear()
         .env("TOLLGATE_MASTER_KEY", MASTER_KEY)

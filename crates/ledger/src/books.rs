@@ -293,7 +293,11 @@ impl<L: Log> Books<L> {
         }
         let at = inner.now(&self.clock);
         let hold = inner.ledger.reserved(id)?.hold;
-        inner.commit_end(&Record::Posted(settlement.within(id, at, hold)))
+        let mut posted = settlement.within(id, at, hold);
+        if let Some(charge) = inner.charge_in_month(id, posted.amounts.cost) {
+            posted.amounts.charge = charge.min(hold.charge);
+        }
+        inner.commit_end(&Record::Posted(posted))
     }
 
     /// What memory says of a tenant's idempotency key.
@@ -355,15 +359,19 @@ impl<L: Log> Inner<L> {
     /// The posting of a whole hold: its cost, and what the tenant's terms of now make of it in its month. At most what
     /// was held, where the terms were others then.
     fn posted_in_full(&self, id: RequestId, hold: Amounts, at: Timestamp, outcome: Outcome) -> Posted {
-        let in_month = || {
-            let tenant = &self.ledger.reserved(id)?.spender.tenant;
-            let tariff = self.directory.tariff_of(self.directory.tenants.get(tenant)?)?;
-            let before = self.ledger.month_posted(id)?.cost;
-            (!tariff.is_plain()).then(|| tariff.charge(before, hold.cost).min(hold.charge))
-        };
-        let amounts = Amounts { cost: hold.cost, charge: in_month().unwrap_or(hold.charge) };
+        let in_month = self.charge_in_month(id, hold.cost).map(|charge| charge.min(hold.charge));
+        let amounts = Amounts { cost: hold.cost, charge: in_month.unwrap_or(hold.charge) };
         let (usage, confidence) = (Usage::default(), Confidence::Bounded);
         Posted { id, at, usage, amounts, overrun: Amounts::ZERO, confidence, outcome }
+    }
+
+    /// What the tenant's terms of now make of a cost in the month of an open reservation; `None` where they are the same in
+    /// every month.
+    fn charge_in_month(&self, id: RequestId, cost: PicoUsd) -> Option<PicoUsd> {
+        let tenant = &self.ledger.reserved(id)?.spender.tenant;
+        let tariff = self.directory.tariff_of(self.directory.tenants.get(tenant)?)?;
+        let before = self.ledger.month_posted(id)?.cost;
+        (!tariff.is_plain()).then(|| tariff.charge(before, cost))
     }
 
     /// Commits the end of a reservation. One that has ended already stays as it is.

@@ -4,7 +4,8 @@
 //! record.
 //!
 //! - this file: opening, and [`View::apply`], which writes records in the order of the journal.
-//! - [`query`]: the questions ([`Reader`]). - [`bill`]: what a month's bill is made of. - [`totals`]: sums that are exact for every `u64`.
+//! - [`query`]: the questions ([`Reader`]). - [`bill`]: what a month's bill is made of. - [`ended`]: what ended in which bucket
+//!   of time. - [`totals`]: sums that are exact for every `u64`.
 
 use std::fs;
 use std::io;
@@ -18,6 +19,7 @@ use tollgate_types::{RequestId, Scope};
 
 pub mod bill;
 pub(crate) mod columns;
+pub mod ended;
 pub mod query;
 #[cfg(test)]
 mod tests;
@@ -222,15 +224,17 @@ impl Writing<'_> {
         )
     }
 
-    /// Only where what the entry says was is what is: else it was made from another view of things.
+    /// Only where what the entry says was is what is: else it was made from another view of things. What was voided, and
+    /// billed all the same, is posted by it: at nothing, with the bill as overrun.
     fn adjusted(&self, adjusted: &Adjusted) -> rusqlite::Result<usize> {
         let Adjusted { id, was, now, usage, price_version, .. } = adjusted;
         self.execute(
-            "UPDATE usage_events SET input_tokens = ?2, cached_input_tokens = ?3, cache_write_tokens = ?4,
-                audio_input_tokens = ?5, output_tokens = ?6, reasoning_tokens = ?7, audio_output_tokens = ?8, cost = ?9,
-                charge = ?10, overrun_cost = ?11, overrun_charge = ?12, confidence = ?13, price_version = ?14,
-                adjusted = adjusted + 1
-             WHERE id = ?1 AND state = 'posted' AND cost = ?15 AND charge = ?16",
+            "UPDATE usage_events SET state = 'posted', input_tokens = ?2, cached_input_tokens = ?3,
+                cache_write_tokens = ?4, audio_input_tokens = ?5, output_tokens = ?6, reasoning_tokens = ?7,
+                audio_output_tokens = ?8, cost = ?9, charge = ?10, overrun_cost = ?11, overrun_charge = ?12,
+                confidence = ?13, price_version = ?14, adjusted = adjusted + 1
+             WHERE id = ?1 AND state IN ('posted', 'voided') AND cost = ?15 AND charge = ?16
+                AND overrun_cost = ?17 AND overrun_charge = ?18 AND COALESCE(confidence, 'measured') = ?19",
             params![
                 id_bytes(*id),
                 Bits(usage.input_tokens),
@@ -248,6 +252,9 @@ impl Writing<'_> {
                 price_version,
                 Bits(was.amounts.cost.0),
                 Bits(was.amounts.charge.0),
+                Bits(was.overrun.cost.0),
+                Bits(was.overrun.charge.0),
+                was.confidence.name(),
             ],
         )
     }

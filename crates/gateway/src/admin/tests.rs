@@ -10,13 +10,15 @@ use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tollgate_ledger::{Amounts, Draft, Settlement};
-use tollgate_store::Store;
+use tollgate_store::{JournalWriter, Store};
 use tollgate_types::directory::Plan;
 use tollgate_types::usage::Outcome;
 use tollgate_types::{Clock, Confidence, PicoUsd, RequestId, Spender, Usage, Zone};
 
 use super::*;
 use crate::config::{Config, Environment};
+
+mod reconciliations;
 
 const ADMIN_KEY: &str = "a-key-for-these-tests";
 

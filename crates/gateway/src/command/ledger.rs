@@ -9,6 +9,7 @@ use tollgate_ledger::account::Columns;
 use tollgate_store::Store;
 use tollgate_store::verify::{Report, verify};
 
+use super::reconcile::ReconcileArgs;
 use super::table::{fields, or_none, usd};
 use super::{Answer, Connection, Failure};
 use crate::config::{Config, ConfigError, Environment};
@@ -30,6 +31,11 @@ enum Action {
     /// Ask the running gateway for the state of its ledger
     #[command(after_help = "Example:\n  tollgate ledger show --json")]
     Show(Connection),
+    /// Compare the ledger with a provider's bill; exit code 1 if they differ
+    #[command(after_help = "Examples:\n  tollgate ledger reconcile --provider-usage usage.jsonl\n  \
+                            tollgate ledger reconcile --provider-usage usage.jsonl --apply\n  \
+                            tollgate ledger reconcile --provider-usage usage.json costs.json --provider openai --tolerance 0.5")]
+    Reconcile(Box<ReconcileArgs>),
 }
 
 #[derive(Debug, clap::Args)]
@@ -48,6 +54,7 @@ impl LedgerArgs {
             Action::Verify(folder) => folder.verify(),
             Action::Rebuild(folder) => folder.rebuild(),
             Action::Show(connection) => show(&connection).await,
+            Action::Reconcile(args) => args.run().await,
         }
     }
 }
@@ -103,6 +110,8 @@ fn shown(report: &Report) -> String {
         ("of it bounded", in_usd(audit.totals.bounded)),
         ("released", in_usd(audit.totals.released)),
         ("overrun", in_usd(audit.totals.overrun)),
+        ("adjusted", report.adjusted.to_string()),
+        ("totals' chain", report.totals_chain.clone()),
         ("drift", format!("{} picodollars", report.drift.0)),
     ]);
     for disagreement in &report.disagreements {
@@ -126,6 +135,8 @@ fn as_json(report: &Report) -> Value {
         "snapshots": report.snapshots,
         "view_position": report.view_position,
         "torn": report.torn,
+        "adjusted": report.adjusted,
+        "totals_chain": report.totals_chain,
         "requests": audit.totals.requests,
         "reservations_pending": audit.reservations_pending,
         "indeterminate": audit.reservations_indeterminate,
@@ -186,6 +197,8 @@ mod tests {
             snapshots: 0,
             audit: Audit::default(),
             view_position: Some(12),
+            adjusted: 0,
+            totals_chain: "00".repeat(32),
             drift: PicoSum(drift),
             disagreements: disagreements.iter().map(ToString::to_string).collect(),
             torn: false,

@@ -261,7 +261,7 @@ impl Reader {
 
     /// Asks over a connection of its own, so that a long summary holds up nobody. After an error the connection is not
     /// used again: whatever was wrong with it goes with it.
-    fn ask<T>(&self, question: impl FnOnce(&Connection) -> Result<T, ViewError>) -> Result<T, ViewError> {
+    pub(super) fn ask<T>(&self, question: impl FnOnce(&Connection) -> Result<T, ViewError>) -> Result<T, ViewError> {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let connection = match idle {
             Some(connection) => connection,

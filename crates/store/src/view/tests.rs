@@ -1191,3 +1191,83 @@ fn a_bill_says_what_was_posted_in_its_month_and_what_was_adjusted_in_it() {
     assert_eq!(made(december.next()), [(november, 1, columns(5, 6))]);
     assert_eq!(place.reader().bill(&tenant(1), november, START, later).expect("a bill"), BillParts::default());
 }
+
+// === adjustments and buckets ===
+
+fn adjusted(id: u128, was: Standing, now: Standing) -> Record {
+    let Reserved { spender, at, offset, .. } = reserved(id, amounts(700, 900));
+    Record::Adjusted(Box::new(Adjusted {
+        id: RequestId(id),
+        at: START.plus(Duration::from_secs(9)),
+        spender,
+        held_at: at,
+        offset,
+        was,
+        now,
+        usage: usage(50),
+        price_version: "2026-11-01".into(),
+        reason: Reason::Reconciled,
+    }))
+}
+
+const NOTHING: Standing = Standing { amounts: Amounts::ZERO, overrun: Amounts::ZERO, confidence: Confidence::Measured };
+
+#[test]
+fn what_was_voided_and_billed_all_the_same_is_posted_at_nothing_with_the_bill_as_overrun() {
+    let place = Place::new();
+    let mut view = place.view();
+    let now = Standing { overrun: amounts(40, 48), ..NOTHING };
+    view.apply(&numbered(&[reserve(1), Record::Voided(voided(1)), adjusted(1, NOTHING, now)])).expect("they apply");
+    let event = place.reader().event(RequestId(1)).expect("an answer").expect("it is there");
+    let end = event.end.expect("it ended");
+    assert_eq!((event.state, event.adjustments, end.outcome), (EventState::Posted, 1, Outcome::NotSent));
+    assert_eq!((end.amounts, end.overrun, end.usage), (Amounts::ZERO, amounts(40, 48), usage(50)));
+    let sums = view.totals().expect("sums");
+    assert_eq!((sums.held, sums.released, sums.posted), (sums.held, sums.held, Columns::default()));
+    assert_eq!(sums.overrun.cost, PicoSum(40));
+}
+
+#[test]
+fn an_adjustment_from_what_it_was_not_is_a_contradiction() {
+    let post = || Record::Posted(posted(1, amounts(300, 400)));
+    let was = Standing { amounts: amounts(300, 400), ..NOTHING };
+    for (wrong, fits) in [
+        (was, true),
+        (Standing { amounts: amounts(300, 401), ..was }, false),
+        (Standing { overrun: amounts(1, 0), ..was }, false),
+        (Standing { confidence: Confidence::Bounded, ..was }, false),
+    ] {
+        let place = Place::new();
+        let applied = place.view().apply(&numbered(&[reserve(1), post(), adjusted(1, wrong, NOTHING)]));
+        assert_eq!(applied.is_ok(), fits, "{wrong:?}: {applied:?}");
+    }
+}
+
+#[test]
+fn what_ended_is_summed_by_bucket_model_and_nearness_to_an_edge() {
+    let minute = 60_000_000;
+    let begin = START.0 - START.0 % minute;
+    // Ended so many seconds after the first bucket began: in the one before, and in the head, middle and tail of it.
+    let ends = [(1, -5), (2, 0), (3, 30), (4, 31), (5, 59), (6, 60), (7, 125)];
+    let records = ends.into_iter().flat_map(|(id, seconds)| {
+        let at = Timestamp(begin + seconds * 1_000_000);
+        let hold = Reserved { at: at.minus(Duration::from_secs(1)), ..reserved(id, amounts(700, 900)) };
+        let post = Posted { at, overrun: amounts(1, 1), ..posted(id, amounts(300, 400)) };
+        [Record::Reserved(Box::new(hold)), Record::Posted(post)]
+    });
+    let place = Place::new();
+    place.view().apply(&numbered(&records.collect::<Vec<_>>())).expect("they apply");
+    let asked = |slack: u64| {
+        let (from, to) = (Timestamp(begin), Timestamp(begin + minute));
+        let (width, slack) = (Duration::from_secs(60), Duration::from_secs(slack));
+        let rows = place.reader().ended(&ended::Buckets { from, to, width, slack }).expect("sums");
+        let shown = |row: &ended::Ended| ((row.start.0 - begin) / minute, row.part, row.requests, row.cost.0);
+        rows.iter().map(shown).collect::<Vec<_>>()
+    };
+    use ended::Part::{Head, Middle, Tail};
+    assert_eq!(asked(0), [(0, Middle, 4, 4 * 301)]);
+    assert_eq!(
+        asked(10),
+        [(-1, Tail, 1, 301), (0, Head, 1, 301), (0, Middle, 2, 602), (0, Tail, 1, 301), (1, Head, 1, 301)]
+    );
+}

@@ -3,7 +3,7 @@
 use rusqlite::Connection;
 use tollgate_ledger::Audit;
 use tollgate_ledger::account::Columns;
-use tollgate_types::{Confidence, PicoSum};
+use tollgate_types::{Basis, Confidence, PicoSum};
 
 use super::columns::{Cells, Named, sum_sql};
 use super::query::EventState;
@@ -66,18 +66,25 @@ pub(super) struct Part {
 impl ViewTotals {
     /// Sum of the absolute differences to what the ledger holds, in picodollars. Zero if they agree.
     pub fn drift_from(&self, audit: &Audit) -> PicoSum {
+        PicoSum(self.differences_from(audit).iter().map(|(_, _, difference)| difference.0.abs()).sum())
+    }
+
+    /// Every sum of money that is not what the ledger holds: its name, which column, and how much more the view has.
+    pub fn differences_from(&self, audit: &Audit) -> Vec<(&'static str, Basis, PicoSum)> {
         let totals = &audit.totals;
         let pairs = [
-            (self.held, totals.held),
-            (self.posted, totals.posted),
-            (self.bounded, totals.bounded),
-            (self.released, totals.released),
-            (self.overrun, totals.overrun),
-            (self.pending, audit.pending),
-            (self.indeterminate, audit.indeterminate),
+            ("held", self.held, totals.held),
+            ("posted", self.posted, totals.posted),
+            ("bounded", self.bounded, totals.bounded),
+            ("released", self.released, totals.released),
+            ("overrun", self.overrun, totals.overrun),
+            ("pending", self.pending, audit.pending),
+            ("indeterminate", self.indeterminate, audit.indeterminate),
         ];
-        let difference = |(a, b): (Columns, Columns)| (a.cost.0 - b.cost.0).abs() + (a.charge.0 - b.charge.0).abs();
-        PicoSum(pairs.into_iter().map(difference).sum())
+        let both = pairs.into_iter().flat_map(|(name, viewed, kept)| {
+            [Basis::Cost, Basis::Charge].map(|basis| (name, basis, PicoSum(viewed.of(basis).0 - kept.of(basis).0)))
+        });
+        both.filter(|(_, _, difference)| *difference != PicoSum::ZERO).collect()
     }
 
     pub(super) fn add(&mut self, part: &Part) {

@@ -44,6 +44,17 @@ async fn export(place: &Place, path: &str, name: &str) -> PathBuf {
     file
 }
 
+/// The simulator's price of its smallest model, under the name of each fault.
+fn prices_of_faults() -> String {
+    let names: Vec<String> = Fault::ALL.iter().map(|fault| format!("\"gpt-4o-mini+{}\"", fault.name())).collect();
+    format!(
+        "version = \"faults\"\nsource = \"a test\"\nchecked_at = \"2026-11-23\"\n[[price]]\nprovider = \"simulator\"\n\
+         model = \"gpt-4o-mini\"\naliases = [{}]\neffective_from = \"2020-01-01T00:00:00Z\"\n\
+         input_usd_per_million = \"0.15\"\ncached_input_usd_per_million = \"0.075\"\noutput_usd_per_million = \"0.60\"\n",
+        names.join(", ")
+    )
+}
+
 fn number(text: &str) -> u128 {
     text.parse().expect("a number of picodollars")
 }
@@ -62,13 +73,16 @@ async fn after_every_fault_and_a_kill_the_ledger_is_the_bill_s_to_the_picodollar
     let (_, key) = program.tenant().await;
     let markup = serde_json::from_value(json!({"markup_percent": "20"})).expect("a plan");
     program.admin.set_plan("standard", &markup).await.expect("set");
+    program.admin.push_prices(&prices_of_faults()).await.expect("a good book");
     let faults: Vec<String> = Fault::ALL.iter().map(|fault| format!("gpt-4o-mini+{}", fault.name())).collect();
     let calls = faults
         .iter()
         .map(String::as_str)
         .chain(["gpt-4o-mini", "o4-mini"])
         .flat_map(|model| [ask(model), ask_stream(model)].map(|body| program.http.chat(&key, body)));
-    join_all(calls).await;
+    for answer in join_all(calls).await {
+        assert_ne!(answer.status, 402, "each fault has a price: {}", answer.text());
+    }
     // A caller that leaves in the middle of its stream.
     let mut gone = program.http.open(Method::POST, CHAT, &bearer(&key), ask_stream("gpt-4o").to_string()).await;
     within("the first piece", gone.body_mut().frame()).await.expect("a piece").expect("of data");

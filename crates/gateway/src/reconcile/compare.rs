@@ -203,7 +203,9 @@ mod tests {
 
     const WIDTH: i64 = 60_000_000;
 
-    fn series(buckets: &[(i64, &[(Option<&str>, Figures)])]) -> Series {
+    type Models<'a> = &'a [(Option<&'a str>, Figures)];
+
+    fn series(buckets: &[(i64, Models<'_>)]) -> Series {
         let mut series = Series::default();
         for (start, models) in buckets {
             let mut bucket = Bucket::default();

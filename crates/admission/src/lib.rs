@@ -50,6 +50,7 @@ pub struct Target {
 /// A principal that was let in; its place among the parallel requests is given back when this is dropped.
 #[derive(Debug)]
 pub struct Entered {
+    principal: Arc<Principal>,
     entry: Entry,
 }
 
@@ -115,7 +116,7 @@ impl Admission {
     /// the request, so that a key cannot make us hold more requests than it may have.
     pub fn enter(
         &self,
-        principal: &Principal,
+        principal: &Arc<Principal>,
         surface: Surface,
         end_user: Option<EndUserId>,
     ) -> Result<Entered, Refusal> {
@@ -123,7 +124,7 @@ impl Admission {
         let now = self.clock.steady();
         let end_user = end_user.map(|user| principal.end_user_limiter(user, now)).transpose()?.flatten();
         let entry = Entry::enter(&principal.limits, end_user, now)?;
-        Ok(Entered { entry })
+        Ok(Entered { principal: Arc::clone(principal), entry })
     }
 
     /// Judges a call, and holds what it may cost against every cap it falls under.
@@ -133,7 +134,6 @@ impl Admission {
     pub fn admit<L: Log>(
         &self,
         books: &Arc<Books<L>>,
-        principal: Arc<Principal>,
         entered: Entered,
         call: &Call<'_>,
         target: &Target,
@@ -141,7 +141,7 @@ impl Admission {
         tighten: impl FnOnce() -> Option<u64>,
     ) -> Result<Permit<L>, Refusal> {
         let now = self.clock.now();
-        let Entered { mut entry } = entered;
+        let Entered { principal, mut entry } = entered;
         let pricing = self.price(&principal, call, target, now)?;
         let wanted = wanted_output(call, target);
         let draft = || Draft {

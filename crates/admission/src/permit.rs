@@ -202,7 +202,7 @@ mod charging {
             let identity = Identity { id, end_user: None, idempotency: None, attribution: None };
             let principal = self.admission.authenticate(Some(SECRET), None).expect("the key is good");
             let entered = self.admission.enter(&principal, Surface::Chat, None).expect("it may chat");
-            self.admission.admit(&self.books, principal, entered, &call, &target, identity, || None)
+            self.admission.admit(&self.books, entered, &call, &target, identity, || None)
         }
 
         fn posted(&self, at: Timestamp) -> [i128; 2] {
@@ -364,7 +364,7 @@ mod limiting {
             let (call, target) = (call(output), target());
             let identity =
                 Identity { id: RequestId(u128::from(output)), end_user: None, idempotency: None, attribution: None };
-            self.admission.admit(&self.books, Arc::clone(&self.principal), entered, &call, &target, identity, || None)
+            self.admission.admit(&self.books, entered, &call, &target, identity, || None)
         }
 
         fn left(&self) -> u64 {

@@ -121,15 +121,7 @@ pub async fn fulfil(asked: Asked, claim: Option<Claim>) -> Result<Response<Body>
     // Whether it may be, and the money for it.
     let identity = Identity { id, end_user, idempotency: claim, attribution };
     let tighten = || tokens_of(&route, &body, wire.call.input_bytes);
-    let permit = app.admission.admit(
-        &app.books,
-        Arc::clone(&principal),
-        entered,
-        &wire.call,
-        &route.target,
-        identity,
-        tighten,
-    )?;
+    let permit = app.admission.admit(&app.books, entered, &wire.call, &route.target, identity, tighten)?;
     let series = app.metrics.series(&principal.tenant, &route.target.route, &route.target.model);
     let spender = principal.spender(end_user);
     let under_way = Underway::new(app, id, principal, spender, route, series, since);

@@ -76,7 +76,7 @@ fn a_count_that_not_every_reader_can_hold_is_written_as_text() {
 fn key_on_the_wire() -> serde_json::Value {
     json!({
         "id": "k1", "tenant": "demo", "project": "default", "name": null, "scopes": ["chat"],
-        "requests_per_minute": 60, "parallel_requests": null,
+        "requests_per_minute": 60, "tokens_per_minute": null, "parallel_requests": null,
         "created_at": "2026-11-23T05:00:00Z", "expires_at": null, "revoked_at": null,
     })
 }
@@ -160,7 +160,8 @@ mod wire {
 
     #[tokio::test]
     async fn a_call_carries_the_key_and_the_body_and_reads_the_answer() {
-        let tenant = json!({"id": "demo", "name": null, "plan": "standard", "created_at": "2026-11-23T05:00:00Z"});
+        let tenant = json!({"id": "demo", "name": null, "plan": "standard", "time_zone": "UTC",
+            "created_at": "2026-11-23T05:00:00Z"});
         let (client, asked) = gateway(&answer("201 Created", &tenant.to_string())).await;
         let new = NewTenant { id: "demo".into(), ..NewTenant::default() };
         let created = client.create_tenant(&new).await.expect("created");

@@ -5,12 +5,13 @@
 //! file that is appended to, or replaced by a new one, would leave the old key on the disk.
 //!
 //! ```text
-//! header  64 B   "TGKV", u32 version, zeros
+//! header  64 B   "TGKV", u32 version, u8 how many keys for receipts there are at least, the same inverted, zeros
 //! slot   192 B   u8 state (0 free, 1 in use), u8 name length, name (63 B), u8 zero, wrapped key (60 B: nonce, ciphertext,
 //!                tag), zeros, u32 CRC-32C of the bytes before
 //! ```
 //! Slot 0 holds the store's own secret, under which API keys are hashed; slots named `*receipt-1` and on, the keys that
-//! sign receipts ([`receipt_keys`]).
+//! sign receipts ([`receipt_keys`]). A tenant whose slot is damaged is missed by the directory; a key for receipts, by the
+//! header's count.
 
 pub mod receipt_keys;
 
@@ -38,6 +39,7 @@ const MAGIC: [u8; 4] = *b"TGKV";
 const VERSION: u32 = 1;
 const KEY_BYTES: usize = 32;
 const WRAPPED_BYTES: usize = NONCE_LEN + KEY_BYTES + 16;
+const RECEIPT_KEYS_AT: usize = 8;
 const NAME_AT: usize = 2;
 const WRAPPED_AT: usize = 66;
 const CHECKSUM_AT: usize = SLOT_BYTES - 4;
@@ -196,6 +198,8 @@ impl Vault {
         let wrapped = self.encryption.wrap(&slot, &seed)?;
         self.lock().add(&self.path, &slot, &wrapped)?;
         keys.insert(number, &seed);
+        // The key is there, and signs, even if it cannot be counted.
+        self.lock().count_receipt_keys(&self.path, number)?;
         tracing::info!(number, "made a new key that signs receipts");
         Ok(())
     }
@@ -350,6 +354,10 @@ impl Slots {
         if header[..4] != MAGIC || header[4..8] != VERSION.to_le_bytes() {
             return Err(unusable("not a key file of this version"));
         }
+        let counted = header[RECEIPT_KEYS_AT];
+        if header[RECEIPT_KEYS_AT + 1] != !counted {
+            return Err(unusable("its header is damaged"));
+        }
         let length = self.file.metadata().map_err(io)?.len();
         let mut loaded = Loaded::default();
         while self.end + SLOT_BYTES as u64 <= length {
@@ -375,21 +383,34 @@ impl Slots {
                 None => self.free.push(at),
             }
         }
-        Ok(loaded)
+        // What such a key signed must stay verifiable: it is never silently replaced by a new one.
+        match (1..=u32::from(counted)).find(|number| !loaded.receipt_keys.contains_key(number)) {
+            Some(number) => Err(unusable(&format!("key {number} that signs receipts is damaged"))),
+            None => Ok(loaded),
+        }
     }
 
     /// Writes a key to a slot that is free, and says where.
     fn add(&mut self, path: &Path, name: &str, wrapped: &[u8]) -> Result<u64, VaultError> {
         let at = self.unused();
-        if let Err(error) = self.write(path, at, Some((name, wrapped))) {
-            // Whatever of it reached the disk must not be found there later beside another key of that name.
-            match self.write(path, at, None) {
-                Ok(()) => self.free.push(at),
-                Err(_) => self.unclean.push(at),
-            }
-            return Err(error);
-        }
+        self.write(path, at, Some((name, wrapped))).inspect_err(|_| self.take_back(path, at))?;
         Ok(at)
+    }
+
+    /// Says in the header that this many keys for receipts are there, so that one that is damaged is missed.
+    fn count_receipt_keys(&self, path: &Path, number: u32) -> Result<(), VaultError> {
+        let count = u8::try_from(number).expect("there are at most 100");
+        let counted = self.file.write_all_at(&[count, !count], RECEIPT_KEYS_AT as u64);
+        counted.and_then(|()| self.file.sync_all()).map_err(|source| VaultError::Io { path: path.to_owned(), source })
+    }
+
+    /// Frees a slot that could not be written. Whatever reached the disk must not be found there later beside another key
+    /// of that name.
+    fn take_back(&mut self, path: &Path, at: u64) {
+        match self.write(path, at, None) {
+            Ok(()) => self.free.push(at),
+            Err(_) => self.unclean.push(at),
+        }
     }
 
     /// A slot to write to.
@@ -419,6 +440,7 @@ fn make(path: &Path, encryption: &dyn KeyEncryption, random: &SystemRandom) -> R
     let mut header = [0; 64];
     header[..4].copy_from_slice(&MAGIC);
     header[4..8].copy_from_slice(&VERSION.to_le_bytes());
+    header[RECEIPT_KEYS_AT + 1] = !0;
     let content = [header.as_slice(), &encode_slot(STORE_SECRET, &wrapped)].concat();
     let made = Prepared::write(path, &content, fault::KEYS).and_then(Prepared::confirm);
     made.map_err(|source| VaultError::Io { path: path.to_owned(), source })

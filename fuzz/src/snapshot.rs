@@ -2,6 +2,7 @@
 
 use tollgate_ledger::{Ledger, Record};
 use tollgate_store::snapshot::{State, decode};
+use tollgate_types::Zone;
 use tollgate_types::directory::{Change, Directory};
 
 use crate::{Decisions, Target, journal_frame};
@@ -44,7 +45,8 @@ fn same(state: &State, ledger: &Ledger, directory: &Directory) {
     assert_eq!(state.ledger.audit(), ledger.audit());
     assert_eq!(state.ledger.latest(), ledger.latest());
     let at = ledger.latest();
-    assert_eq!(state.ledger.budgets(at, |_| true), ledger.budgets(at, |_| true));
+    let budgets = |ledger: &Ledger| ledger.budgets(at, |_| Zone::UTC, |_| true);
+    assert_eq!(budgets(&state.ledger), budgets(ledger));
     assert_eq!(state.directory, *directory);
 }
 

@@ -106,10 +106,9 @@ impl Gateway {
         said["error"]["message"].as_str().unwrap_or_default().to_owned()
     }
 
-    /// Spends as a request does: held, then posted.
-    fn spend(&self, tenant: &str, key: &str, number: u128, pico: u64) -> RequestId {
-        let id = RequestId::new(self.app.clock().now(), number);
-        let draft = Draft {
+    /// A request of a key of the tenant's project `default`, on the standard plan, at price version `v1`.
+    fn draft(&self, tenant: &str, key: &str, id: RequestId) -> Draft {
+        Draft {
             id,
             deadline: self.app.clock().now().plus(Duration::from_secs(60)),
             spender: Spender {
@@ -127,7 +126,13 @@ impl Gateway {
             price_version: "v1".into(),
             idempotency: None,
             attribution: None,
-        };
+        }
+    }
+
+    /// Spends as a request does: held, then posted.
+    fn spend(&self, tenant: &str, key: &str, number: u128, pico: u64) -> RequestId {
+        let id = RequestId::new(self.app.clock().now(), number);
+        let draft = self.draft(tenant, key, id);
         let amounts = |pico| Amounts { cost: PicoUsd(pico), charge: PicoUsd(2 * pico) };
         let (reservation, ()) = self.app.books.reserve(draft, |_| (amounts(10 * pico), ())).expect("there is room");
         let usage = Usage { input_tokens: 7, output_tokens: 3, ..Usage::default() };

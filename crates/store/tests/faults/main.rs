@@ -7,6 +7,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "these tests do to a store's files what crashes and disks do")]
 
+#[path = "../books/mod.rs"]
 mod books;
 mod commit;
 mod damage;

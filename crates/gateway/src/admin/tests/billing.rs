@@ -24,25 +24,7 @@ impl Gateway {
             let tenant = directory.tenant(&tenant_id).expect("it exists");
             directory.tariff_of(tenant).expect("it has terms").clone()
         });
-        let draft = Draft {
-            id,
-            deadline: self.app.clock().now().plus(Duration::from_secs(60)),
-            spender: Spender {
-                plan: Plan::standard().id,
-                tenant: tenant_id,
-                project: "default".parse().expect("a slug"),
-                key: "k1".parse().expect("a slug"),
-                end_user: None,
-            },
-            zone: Zone::UTC,
-            route: "small".into(),
-            provider: "sim".into(),
-            model: "gpt-4o-mini".into(),
-            stream: false,
-            price_version: price_version.into(),
-            idempotency: None,
-            attribution: None,
-        };
+        let draft = Draft { price_version: price_version.into(), ..self.draft(tenant, "k1", id) };
         let held = Amounts { cost: PicoUsd(hold), charge: tariff.charge_max(PicoUsd(hold)) };
         let (reservation, ()) = self.app.books.reserve(draft, |_| (held, ())).expect("there is room");
         let usage = Usage { input_tokens: 7, output_tokens: 3, ..Usage::default() };
@@ -192,27 +174,10 @@ async fn what_a_process_left_behind_is_charged_by_its_month_too() {
     gateway.tenant("demo").await;
     let usd = 1_000_000_000_000;
     gateway.spend_by_terms("demo", 1, "v", usd / 2, usd);
-    let draft = |number| Draft {
-        id: RequestId::new(gateway.app.clock().now(), number),
-        deadline: gateway.app.clock().now().plus(Duration::from_secs(60)),
-        spender: Spender {
-            plan: Plan::standard().id,
-            tenant: "demo".parse().expect("a slug"),
-            project: "default".parse().expect("a slug"),
-            key: "k1".parse().expect("a slug"),
-            end_user: None,
-        },
-        zone: Zone::UTC,
-        route: "small".into(),
-        provider: "sim".into(),
-        model: "gpt-4o-mini".into(),
-        stream: false,
-        price_version: "v".into(),
-        idempotency: None,
-        attribution: None,
-    };
+    let id = RequestId::new(gateway.app.clock().now(), 2);
+    let draft = Draft { price_version: "v".into(), ..gateway.draft("demo", "k1", id) };
     let held = Amounts { cost: PicoUsd(usd), charge: PicoUsd(3 * usd / 2) };
-    let (mut reservation, ()) = gateway.app.books.reserve(draft(2), |_| (held, ())).expect("there is room");
+    let (mut reservation, ()) = gateway.app.books.reserve(draft, |_| (held, ())).expect("there is room");
     assert!(reservation.dispatched());
     drop(reservation);
     gateway.tenant("later").await; // durable, and so is all that came before

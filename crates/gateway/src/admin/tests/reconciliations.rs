@@ -24,25 +24,7 @@ impl Gateway {
     /// A request that holds 1,000 picodollars of cost at 20 percent of mark-up.
     fn request(&self, number: u128, left: Left) -> (RequestId, Option<tollgate_ledger::Reservation<JournalWriter>>) {
         let id = RequestId(self.app.request_ids.next(self.app.clock().now()).0 & !0xff | number);
-        let draft = Draft {
-            id,
-            deadline: self.app.clock().now().plus(Duration::from_secs(60)),
-            spender: Spender {
-                plan: Plan::standard().id,
-                tenant: "demo".parse().expect("a slug"),
-                project: "default".parse().expect("a slug"),
-                key: "k".parse().expect("a slug"),
-                end_user: None,
-            },
-            zone: Zone::UTC,
-            route: "small".into(),
-            provider: "sim".into(),
-            model: "gpt-4o-mini".into(),
-            stream: false,
-            price_version: "v1".into(),
-            idempotency: None,
-            attribution: None,
-        };
+        let draft = self.draft("demo", "k", id);
         let hold = Amounts { cost: PicoUsd(1_000), charge: PicoUsd(1_200) };
         let (mut reservation, ()) = self.app.books.reserve(draft, |_| (hold, ())).expect("there is room");
         assert!(reservation.dispatched());

@@ -21,9 +21,14 @@ pub const USED: u64 = 7;
 pub type Held = Reservation<JournalWriter>;
 
 pub fn try_open(dir: &Path, segment_bytes: usize) -> Result<Store, StoreError> {
+    open_under(dir, segment_bytes, "a")
+}
+
+/// Opens it under the master key that is 64 times this digit.
+pub fn open_under(dir: &Path, segment_bytes: usize, digit: &str) -> Result<Store, StoreError> {
     let journal = Options { segment_bytes, gather: Duration::ZERO };
     let clock = Clock::manual(Timestamp(1_800_000_000_000_000));
-    let master = MasterKey::from_hex(&"a".repeat(64)).expect("64 digits");
+    let master = MasterKey::from_hex(&digit.repeat(64)).expect("64 digits");
     Store::open(&StoreOptions { dir: dir.to_owned(), journal, clock }, Box::new(master))
 }
 
@@ -62,8 +67,13 @@ pub fn revocation() -> Change {
     Change::KeyRevoked { id: "k".parse().expect("a slug"), at: Timestamp(1) }
 }
 
-/// Holds [`HELD`], or says why not. Its deadline is a minute after the books' first moment.
+/// Holds [`HELD`], or says why not.
 pub fn reserve(books: &Arc<Books<JournalWriter>>, id: u128) -> Result<Held, String> {
+    reserve_amount(books, id, HELD)
+}
+
+/// Holds so many picodollars, or says why not. Its deadline is a minute after the books' first moment.
+pub fn reserve_amount(books: &Arc<Books<JournalWriter>>, id: u128, amount: u64) -> Result<Held, String> {
     let draft = Draft {
         id: RequestId(id),
         deadline: Timestamp(1_800_000_060_000_000),
@@ -83,7 +93,7 @@ pub fn reserve(books: &Arc<Books<JournalWriter>>, id: u128) -> Result<Held, Stri
         idempotency: None,
         attribution: None,
     };
-    let hold = Amounts { cost: PicoUsd(HELD), charge: PicoUsd(HELD) };
+    let hold = Amounts { cost: PicoUsd(amount), charge: PicoUsd(amount) };
     let reserved = books.reserve(draft, |_| (hold, ()));
     reserved.map(|(held, ())| held).map_err(|error| error.to_string())
 }

@@ -5,10 +5,11 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-/// The root of the workspace: two floors above this crate.
+/// The root of the workspace: two floors above this crate. Cargo says where that is when it runs this; what was so when it was
+/// built may be another clone that shares the target folder.
 pub fn root() -> PathBuf {
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
-    manifest.ancestors().nth(2).expect("crates/xtask lies two floors below the root").to_path_buf()
+    let manifest = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    Path::new(&manifest).ancestors().nth(2).expect("crates/xtask lies two floors below the root").to_path_buf()
 }
 
 /// Where builds go: `CARGO_TARGET_DIR`, else `target`.

@@ -15,6 +15,7 @@ mod program;
 mod receipts;
 mod reconcile;
 mod refusals;
+mod rivals;
 mod scripted;
 mod wire;
 mod world;

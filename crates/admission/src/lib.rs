@@ -163,16 +163,7 @@ impl Admission {
         let clamp = principal.plan.tight_budget == TightBudget::Clamp;
         entry.reserve_tokens(hold.tokens(wanted), self.clock.steady())?;
         let searched = identity.idempotency.and_then(|claim| claim.searched);
-        let mut tight = false;
-        let mut reserved = books.reserve_searched(draft(), searched, |headroom| {
-            tight = hold.is_tight(headroom);
-            // Before an answer is shortened, the input is looked at more closely.
-            hold.within(headroom, clamp && !tight)
-        });
-        if tight && matches!(reserved, Err(ReserveError::Rejected(Rejected::BudgetExceeded(_)))) {
-            hold.input_bytes = tighten().map_or(hold.input_bytes, |bound| bound.min(hold.input_bytes));
-            reserved = books.reserve_searched(draft(), searched, |headroom| hold.within(headroom, clamp));
-        }
+        let reserved = hold.ask(clamp, tighten, |amount| books.reserve_searched(draft(), searched, amount));
         let granted = reserved.as_ref().map_or(0, |(_, output_tokens)| hold.tokens(*output_tokens));
         entry.settle(granted, self.clock.steady());
         let (reservation, output_tokens) = reserved.map_err(refusal_of)?;
@@ -201,19 +192,10 @@ impl Admission {
         let mut hold = Hold { call, pricing: &pricing, wanted, input_bytes: call.input_bytes };
         hold.of(wanted).ok_or_else(|| Refusal::invalid("the request asks for more tokens than can be priced"))?;
         let clamp = principal.plan.tight_budget == TightBudget::Clamp;
-        let mut extend = |amount: &mut dyn FnMut(Headroom) -> (Amounts, u64)| {
+        let extended = hold.ask(clamp, tighten, |amount| {
             let Target { provider, model, .. } = target;
             permit.reservation.extend_within(amount, provider, model, &pricing.version, &principal.zone)
-        };
-        let mut tight = false;
-        let mut extended = extend(&mut |headroom| {
-            tight = hold.is_tight(headroom);
-            hold.within(headroom, clamp && !tight)
         });
-        if tight && matches!(extended, Err(ReserveError::Rejected(Rejected::BudgetExceeded(_)))) {
-            hold.input_bytes = tighten().map_or(hold.input_bytes, |bound| bound.min(hold.input_bytes));
-            extended = extend(&mut |headroom| hold.within(headroom, clamp));
-        }
         permit.granted.output_tokens = extended.map_err(refusal_of)?;
         permit.pricing = pricing;
         Ok(())
@@ -343,7 +325,7 @@ impl Hold<'_> {
     fn is_tight(&self, headroom: Headroom) -> bool {
         let fits = |input_bytes: u64| {
             let amounts = Hold { input_bytes, ..*self }.of(self.wanted);
-            amounts.is_some_and(|amounts| fits(amounts, headroom))
+            amounts.is_some_and(|amounts| headroom.fits(amounts))
         };
         !fits(self.input_bytes) && fits(self.input_bytes / BYTES_PER_TOKEN_HOPED)
     }
@@ -370,11 +352,31 @@ impl Hold<'_> {
         Some(self.pricing.hold(cost))
     }
 
+    /// Asks for what is left; and once more, with the input counted, where only its bytes do not fit.
+    fn ask<T>(
+        &mut self,
+        clamp: bool,
+        tighten: impl FnOnce() -> Option<u64>,
+        mut ask: impl FnMut(&mut dyn FnMut(Headroom) -> (Amounts, u64)) -> Result<T, ReserveError>,
+    ) -> Result<T, ReserveError> {
+        let mut tight = false;
+        let asked = ask(&mut |headroom| {
+            tight = self.is_tight(headroom);
+            // Before an answer is shortened, the input is looked at more closely.
+            self.within(headroom, clamp && !tight)
+        });
+        if !tight || !matches!(asked, Err(ReserveError::Rejected(Rejected::BudgetExceeded(_)))) {
+            return asked;
+        }
+        self.input_bytes = tighten().map_or(self.input_bytes, |bound| bound.min(self.input_bytes));
+        ask(&mut |headroom| self.within(headroom, clamp))
+    }
+
     /// What to hold where this much is left, and the output tokens per choice it pays for.
     fn within(&self, headroom: Headroom, clamp: bool) -> (Amounts, u64) {
         let full = self.of(self.wanted).unwrap_or(Amounts { cost: PicoUsd::MAX, charge: PicoUsd::MAX });
         let all = (full, self.wanted);
-        if !clamp || fits(full, headroom) {
+        if !clamp || headroom.fits(full) {
             return all;
         }
         let Some(rate) = &self.pricing.rate else { return all };
@@ -389,9 +391,4 @@ impl Hold<'_> {
             _ => all,
         }
     }
-}
-
-fn fits(amounts: Amounts, headroom: Headroom) -> bool {
-    let within = |amount: PicoUsd, left: Option<PicoSum>| left.is_none_or(|left| i128::from(amount.0) <= left.0);
-    within(amounts.cost, headroom.cost) && within(amounts.charge, headroom.charge)
 }

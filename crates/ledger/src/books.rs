@@ -142,10 +142,11 @@ impl<L: Log> Books<L> {
         let offset = draft.zone.offset(at);
         let places = inner.ledger.places(&draft.spender, offset);
         let [cost, charge] = inner.ledger.headroom_at(&places, at);
-        let (hold, granted) = amount(Headroom { cost, charge });
+        let headroom = Headroom { cost, charge };
+        let (hold, granted) = amount(headroom);
         let id = draft.id;
         // What fits the least that any cap leaves fits them all. If it does not, they are asked again: which says no?
-        if fits(hold.cost, cost) && fits(hold.charge, charge) {
+        if headroom.fits(hold) {
             inner.ledger.check_new(id)?;
         } else {
             inner.ledger.check_reserve(&places, id, at, hold, &draft.zone)?;
@@ -370,8 +371,10 @@ impl<L: Log> Inner<L> {
     fn charge_in_month(&self, id: RequestId, cost: PicoUsd) -> Option<PicoUsd> {
         let tenant = &self.ledger.reserved(id)?.spender.tenant;
         let tariff = self.directory.tariff_of(self.directory.tenants.get(tenant)?)?;
-        let before = self.ledger.month_posted(id)?.cost;
-        (!tariff.is_plain()).then(|| tariff.charge(before, cost))
+        if tariff.is_plain() {
+            return None;
+        }
+        Some(tariff.charge(self.ledger.month_posted(id)?.cost, cost))
     }
 
     /// Commits the end of a reservation. One that has ended already stays as it is.
@@ -381,14 +384,20 @@ impl<L: Log> Inner<L> {
     }
 }
 
-fn fits(needed: PicoUsd, left: Option<PicoSum>) -> bool {
-    left.is_none_or(|left| i128::from(needed.0) <= left.0)
-}
-
 /// Whose calendar a scope goes by: its tenant's, and UTC for what several tenants share.
 fn zone_of(directory: &Directory, scope: &Scope) -> Zone {
     let tenant = scope.tenant().and_then(|tenant| directory.tenants.get(tenant));
     tenant.map_or(Zone::UTC, |tenant| tenant.zone.clone())
+}
+
+// === impl Headroom ===
+
+impl Headroom {
+    /// Whether it is enough for these amounts.
+    pub fn fits(self, amounts: Amounts) -> bool {
+        let within = |amount: PicoUsd, left: Option<PicoSum>| left.is_none_or(|left| i128::from(amount.0) <= left.0);
+        within(amounts.cost, self.cost) && within(amounts.charge, self.charge)
+    }
 }
 
 // === impl Settlement ===

@@ -182,18 +182,24 @@ impl Ledger {
         self.latest
     }
 
+    /// Everything that ever happened, summed.
+    pub fn totals(&self) -> &Totals {
+        &self.totals
+    }
+
     pub fn open_count(&self) -> usize {
         self.open.len()
     }
 
     /// Finds the accounts of everybody who spends, once for all that is asked of them afterwards.
     pub(crate) fn places(&self, spender: &Spender, offset: UtcOffset) -> Places {
-        Places(spender.scopes().map(|scope| self.place(spender, offset, scope)).collect())
+        let place = |scope| self.place(spender, offset, self.scopes.slot(&scope), scope);
+        Places(spender.scopes().map(place).collect())
     }
 
-    fn place(&self, spender: &Spender, offset: UtcOffset, scope: Scope) -> Place {
+    fn place(&self, spender: &Spender, offset: UtcOffset, slot: Option<Slot>, scope: Scope) -> Place {
         Place {
-            slot: self.scopes.slot(&scope),
+            slot,
             template: spender.template_of(&scope).and_then(|template| self.scopes.slot(&template)),
             // What several tenants spend from goes by UTC.
             offset: if scope.is_of_one_tenant() { offset } else { UtcOffset::default() },
@@ -531,16 +537,10 @@ impl Ledger {
         let open = self.open.get(&id).ok_or(Rejected::NotOpen(id))?;
         let reserved = &open.reserved;
         let places = self.places(&reserved.spender, reserved.offset);
-        let mut least = [None; 2];
-        for place in &places.0 {
-            for cap in self.caps_of(place) {
-                let Some(left) = self.left_to_grow(open, place, cap, at) else { continue };
-                let whole = PicoSum(i128::from(reserved.hold.of(cap.basis).0).saturating_add(left.0.max(0)));
-                let column = &mut least[cap.basis as usize];
-                *column = Some(column.map_or(whole, |least: PicoSum| least.min(whole)));
-            }
-        }
-        Ok(least)
+        Ok(self.least_left(&places, |place, cap| {
+            let left = self.left_to_grow(open, place, cap, at)?;
+            Some(PicoSum(i128::from(reserved.hold.of(cap.basis).0).saturating_add(left.0.max(0))))
+        }))
     }
 
     /// More than before is counted only where the caps of now leave room; the books put the rest on the platform.
@@ -662,7 +662,7 @@ impl Ledger {
     /// The scope, if one of its budgets has thresholds.
     fn watched(&self, reserved: &Reserved, slot: Slot) -> Option<Place> {
         let scope = self.scopes.name(slot)?;
-        let place = self.place(&reserved.spender, reserved.offset, scope.clone());
+        let place = self.place(&reserved.spender, reserved.offset, Some(slot), scope.clone());
         self.is_watched(&place).then_some(place)
     }
 

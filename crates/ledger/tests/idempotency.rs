@@ -8,12 +8,12 @@ use std::time::Duration;
 use proptest::prelude::*;
 use tollgate_ledger::books::ReserveError;
 use tollgate_ledger::idempotency::KNOWN_FOR;
-use tollgate_ledger::{
-    Amounts, Books, Draft, Idempotency, Ledger, MemoryLog, Record, Rejected, Reservation, Settlement, Use,
-};
-use tollgate_types::directory::{Directory, Plan};
+use tollgate_ledger::{Books, Draft, Idempotency, Ledger, MemoryLog, Record, Rejected, Reservation, Use};
+use tollgate_types::directory::Directory;
 use tollgate_types::usage::Outcome;
-use tollgate_types::{Clock, Confidence, PicoUsd, RequestId, Spender, TenantId, Timestamp, Usage, Zone};
+use tollgate_types::{Clock, RequestId, Spender, TenantId, Timestamp};
+
+use crate::world::{Who, both, measured};
 
 const START: Timestamp = Timestamp(1_800_000_000_000_000);
 
@@ -32,27 +32,13 @@ impl Place {
     }
 
     fn reserve(&self, id: u128, tenant_n: u8, key: u8, body: u8, searched: Option<Timestamp>) -> Made {
+        let who = Who::acme();
         let draft = Draft {
-            id: RequestId(id),
-            deadline: Timestamp(i64::MAX),
-            spender: Spender {
-                plan: Plan::standard().id,
-                tenant: tenant(tenant_n),
-                project: "p".parse().expect("a slug"),
-                key: "k".parse().expect("a slug"),
-                end_user: None,
-            },
-            zone: Zone::UTC,
-            route: "r".into(),
-            provider: "sim".into(),
-            model: "m".into(),
-            stream: false,
-            price_version: "v1".into(),
+            spender: Spender { tenant: tenant(tenant_n), ..who.spender() },
             idempotency: Some(Idempotency { key: [key; 16], body: [body; 16] }),
-            attribution: None,
+            ..who.draft(RequestId(id))
         };
-        let hold = Amounts { cost: PicoUsd(10), charge: PicoUsd(10) };
-        self.books.reserve_searched(draft, searched, |_| (hold, ())).map(|(reservation, ())| reservation)
+        self.books.reserve_searched(draft, searched, |_| (both(10), ())).map(|(reservation, ())| reservation)
     }
 
     /// Somebody else's request, so that time passes in the books.
@@ -90,9 +76,7 @@ fn tenant(n: u8) -> TenantId {
 }
 
 fn post(reservation: Reservation<MemoryLog>) {
-    let (usage, amounts) = (Usage::default(), Amounts { cost: PicoUsd(7), charge: PicoUsd(7) });
-    let settlement = Settlement { usage, amounts, confidence: Confidence::Measured, outcome: Outcome::Completed };
-    reservation.post(settlement).expect("it was open");
+    reservation.post(measured(both(7))).expect("it was open");
 }
 
 fn in_use(first: u128, same_body: bool, open: bool) -> ReserveError {

@@ -317,8 +317,7 @@ impl Text {
         if self.ceiling > granted || kept > TEXT_BYTES_MAX {
             self.floor.push(self.untold.as_bytes());
             self.untold.clear();
-            self.floor_tokens = self.floor.tokens();
-            self.ceiling = self.floor.whole();
+            (self.floor_tokens, self.ceiling) = self.floor.counts();
         }
         true
     }

@@ -5,6 +5,7 @@
 
 use bytes::{Bytes, BytesMut};
 use memchr::{memchr, memmem};
+use serde_json::value::RawValue;
 use tollgate_types::Usage;
 
 use crate::answer;
@@ -205,16 +206,18 @@ impl Scanner {
             return Verdict::Stop;
         }
         let Some(raw) = top.get("usage") else { return Verdict::Keep };
-        let only_usage =
-            top.get("choices").is_some_and(|choices| choices.get().replace(char::is_whitespace, "") == "[]");
-        if let Some(usage) = answer::read_usage(raw) {
+        // Providers that are to say the usage at the end say in each chunk before that it is null.
+        let stated = raw.get() != "null";
+        let is_empty = |list: &RawValue| list.get().chars().filter(|c| !c.is_whitespace()).eq("[]".chars());
+        let only_usage = stated && top.get("choices").is_some_and(is_empty);
+        if stated && let Some(usage) = answer::read_usage(raw) {
             self.usage = Some(usage);
             self.usage_is_final |= only_usage;
         }
         if !self.hide_usage {
             return Verdict::Keep;
         }
-        if only_usage && raw.get() != "null" {
+        if only_usage {
             self.skip_blank = true;
             self.chunks -= 1;
             return Verdict::Remove;

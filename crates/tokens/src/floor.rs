@@ -43,14 +43,15 @@ impl Floor {
 
     /// At least so many tokens, whatever comes after.
     pub fn tokens(&self) -> u64 {
-        let (fewest, inside) = self.to_the_end();
-        fewest[self.text.len()].min(inside)
+        self.counts().0
     }
 
-    /// The fewest tokens of a text that ends where a token does: with what `count` says of more text, no less than the
-    /// floor of both.
-    pub fn whole(&self) -> u64 {
-        self.to_the_end().0[self.text.len()]
+    /// [`Floor::tokens`]; and the fewest of a text that ends where a token does: with what `count` says of more text, no
+    /// less than the floor of both.
+    pub fn counts(&self) -> (u64, u64) {
+        let (fewest, inside) = self.to_the_end();
+        let whole = fewest[self.text.len()];
+        (whole.min(inside), whole)
     }
 
     /// The same for each position that is not settled, and the fewest if the text ends inside a token.

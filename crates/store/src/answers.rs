@@ -19,7 +19,7 @@ use tollgate_types::directory::Sealed;
 use tollgate_types::{Clock, RequestId, TenantId, Timestamp};
 
 use crate::vault::{Vault, VaultError};
-use crate::view::{columns, remove};
+use crate::view::{columns, make_tables, remove};
 
 /// How long an answer is kept.
 pub const KEPT_FOR: Duration = Duration::from_secs(24 * 3600);
@@ -195,12 +195,7 @@ fn open(path: &Path) -> rusqlite::Result<Connection> {
     let pragma = |connection: &Connection, name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     let tables: i64 = connection.query_row("SELECT COUNT(*) FROM sqlite_schema", [], |row| row.get(0))?;
     if (tables, pragma(&connection, "application_id")?) == (0, 0) {
-        connection.pragma_update(None, "journal_mode", "wal")?;
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        transaction.execute_batch(SCHEMA)?;
-        transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
-        transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
-        transaction.commit()?;
+        make_tables(&mut connection, SCHEMA, APPLICATION_ID, SCHEMA_VERSION)?;
     }
     if (pragma(&connection, "application_id")?, pragma(&connection, "user_version")?)
         != (APPLICATION_ID, SCHEMA_VERSION)

@@ -37,8 +37,8 @@ pub struct State {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Body {
-    ledger: Ledger,
+struct Body<L> {
+    ledger: L,
     directory: Vec<Change>,
 }
 
@@ -103,7 +103,7 @@ pub fn list(dir: &Path) -> Vec<PathBuf> {
 /// Writes a snapshot durably and removes the ones it supersedes.
 #[expect(clippy::disallowed_methods, reason = "the store is the room that writes files")]
 pub fn write(dir: &Path, state: &State) -> io::Result<()> {
-    let body = Body { ledger: state.ledger.clone(), directory: state.directory.to_changes().collect() };
+    let body = Body { ledger: &state.ledger, directory: state.directory.to_changes().collect() };
     let body = postcard::to_stdvec(&body).map_err(io::Error::other)?;
     let mut bytes = Vec::with_capacity(HEADER_BYTES + body.len());
     bytes.extend_from_slice(&MAGIC);
@@ -138,7 +138,8 @@ pub fn decode(bytes: &[u8]) -> Result<State, String> {
     if field(CHECKSUM_AT, 52) != checksum.to_le_bytes() || field(52, 56) != [0; 4] {
         return Err("its checksum is wrong".to_owned());
     }
-    let Body { ledger, directory: changes } = postcard::from_bytes(body).map_err(|error| error.to_string())?;
+    let Body::<Ledger> { ledger, directory: changes } =
+        postcard::from_bytes(body).map_err(|error| error.to_string())?;
     let mut directory = Directory::default();
     changes.into_iter().for_each(|change| directory.apply(change));
     let sequence = u64::from_le_bytes(field(8, 16).try_into().map_err(|_| "too short")?);

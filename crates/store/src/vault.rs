@@ -477,10 +477,13 @@ fn aead(key: &[u8; KEY_BYTES]) -> LessSafeKey {
 fn seal_with(key: &LessSafeKey, random: &SystemRandom, context: &[&str], plain: &[u8]) -> Result<Vec<u8>, VaultError> {
     let mut nonce = [0; NONCE_LEN];
     random.fill(&mut nonce).map_err(|_| VaultError::NoRandomness)?;
-    let mut sealed = plain.to_vec();
-    key.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(associated(context)), &mut sealed)
-        .map_err(|_| VaultError::Unreadable)?;
-    Ok([nonce.as_slice(), &sealed].concat())
+    let mut sealed = Vec::with_capacity(NONCE_LEN + plain.len() + AES_256_GCM.tag_len());
+    sealed.extend_from_slice(&nonce);
+    sealed.extend_from_slice(plain);
+    let (nonce, context) = (Nonce::assume_unique_for_key(nonce), Aad::from(associated(context)));
+    let tag = key.seal_in_place_separate_tag(nonce, context, &mut sealed[NONCE_LEN..]);
+    sealed.extend_from_slice(tag.map_err(|_| VaultError::Unreadable)?.as_ref());
+    Ok(sealed)
 }
 
 fn open_with(key: &LessSafeKey, context: &[&str], sealed: &[u8]) -> Result<Vec<u8>, VaultError> {
@@ -488,7 +491,9 @@ fn open_with(key: &LessSafeKey, context: &[&str], sealed: &[u8]) -> Result<Vec<u
     let mut buffer = sealed.to_vec();
     let nonce = Nonce::assume_unique_for_key(*nonce);
     let plain = key.open_in_place(nonce, Aad::from(associated(context)), &mut buffer);
-    plain.map(|plain| plain.to_vec()).map_err(|_| VaultError::Unreadable)
+    let length = plain.map_err(|_| VaultError::Unreadable)?.len();
+    buffer.truncate(length);
+    Ok(buffer)
 }
 
 fn associated(context: &[&str]) -> Vec<u8> {

@@ -174,7 +174,7 @@ impl Reading<'_> {
 
     /// Binds what everything came to at the end of a segment to what it came to before.
     fn bind_totals(&mut self, segment: u64) {
-        let totals = &self.state.ledger.audit().totals;
+        let totals = self.state.ledger.totals();
         let mut context = digest::Context::new(&digest::SHA256);
         context.update(&self.totals_chain);
         context.update(&segment.to_le_bytes());

@@ -81,7 +81,7 @@ impl View {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let mut connection = connect(path, flags)?;
         if is_empty(&connection).map_err(opening)? {
-            make_tables(&mut connection)?;
+            make_tables(&mut connection, SCHEMA, APPLICATION_ID, SCHEMA_VERSION)?;
         }
         check_version(&connection)?;
         // A power cut may lose the newest transactions, never their order: they are read from the journal again.
@@ -488,13 +488,18 @@ fn is_empty(connection: &Connection) -> rusqlite::Result<bool> {
     Ok((version, tables) == (0, 0))
 }
 
-/// All or nothing, the version too: a crash leaves an empty file or a whole view.
-fn make_tables(connection: &mut Connection) -> rusqlite::Result<()> {
+/// All or nothing, the version too: a crash leaves an empty file or a whole one.
+pub(crate) fn make_tables(
+    connection: &mut Connection,
+    schema: &str,
+    application_id: i64,
+    version: i64,
+) -> rusqlite::Result<()> {
     connection.pragma_update(None, "journal_mode", "wal")?;
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    transaction.execute_batch(SCHEMA)?;
-    transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
-    transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+    transaction.execute_batch(schema)?;
+    transaction.pragma_update(None, "application_id", application_id)?;
+    transaction.pragma_update(None, "user_version", version)?;
     transaction.commit()
 }
 

@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, params};
 use tollgate_ledger::account::Columns;
-use tollgate_types::{Month, PicoSum, TenantId, Timestamp, Zone};
+use tollgate_types::{Month, TenantId, Timestamp, Zone};
 
 use super::columns::{Cells, sum_sql};
 use super::query::{Group, LOCAL_FROM, LOCAL_TO, SummaryRow};
-use super::totals::ViewTotals;
+use super::totals::{ViewTotals, less};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BillParts {
@@ -68,9 +68,7 @@ pub(super) fn adjusted_since(
 pub(super) fn as_first_posted(rows: Vec<SummaryRow>, since: &HashMap<Group, Columns>) -> Vec<BillLine> {
     let line = |SummaryRow { group, totals }| {
         let since = since.get(&group).copied().unwrap_or_default();
-        let PicoSum(cost) = totals.posted.cost;
-        let PicoSum(charge) = totals.posted.charge;
-        let posted = Columns { cost: PicoSum(cost - since.cost.0), charge: PicoSum(charge - since.charge.0) };
+        let posted = less(totals.posted, since);
         BillLine { group, totals, posted }
     };
     rows.into_iter().map(line).collect()
@@ -113,5 +111,5 @@ fn differences() -> String {
 /// The cells of [`differences`]: what is, less what was.
 fn difference(cells: &mut Cells<'_, '_>) -> rusqlite::Result<Columns> {
     let (now, was) = (cells.columns()?, cells.columns()?);
-    Ok(Columns { cost: PicoSum(now.cost.0 - was.cost.0), charge: PicoSum(now.charge.0 - was.charge.0) })
+    Ok(less(now, was))
 }

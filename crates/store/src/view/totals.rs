@@ -111,7 +111,8 @@ impl ViewTotals {
             EventState::Posted => {
                 self.requests.posted += part.requests;
                 into(&mut self.posted, part.amounts);
-                into(&mut self.released, beyond(part.hold, part.amounts));
+                // A posting is at most its hold in each column: the difference of sums is the sum of differences.
+                into(&mut self.released, less(part.hold, part.amounts));
                 if part.confidence == Some(Confidence::Bounded) {
                     into(&mut self.bounded, part.amounts);
                 }
@@ -120,9 +121,8 @@ impl ViewTotals {
     }
 }
 
-/// A posting is at most its hold in each column, so the difference of sums is the sum of differences.
-fn beyond(hold: Columns, amounts: Columns) -> Columns {
-    Columns { cost: PicoSum(hold.cost.0 - amounts.cost.0), charge: PicoSum(hold.charge.0 - amounts.charge.0) }
+pub(super) fn less(a: Columns, b: Columns) -> Columns {
+    Columns { cost: PicoSum(a.cost.0 - b.cost.0), charge: PicoSum(a.charge.0 - b.charge.0) }
 }
 
 // === impl StateCounts ===

@@ -13,6 +13,7 @@ mod ledger;
 mod limit;
 mod plan;
 mod price;
+mod progress;
 mod project;
 mod receipt;
 mod reconcile;

@@ -241,6 +241,13 @@ pub struct Routing {
     pub routes: BTreeMap<String, Arc<Route>>,
 }
 
+impl Routing {
+    /// Under which name a provider's prices stand. One that is configured no more is most likely priced by its own.
+    pub fn priced_as<'a>(&'a self, provider: &'a Arc<str>) -> &'a Arc<str> {
+        self.providers.get(&**provider).map_or(provider, |known| &known.priced_as)
+    }
+}
+
 /// A name that callers may ask for, who answers, and who does if that one certainly did no work. Each of those is a route
 /// of the same name, without fallbacks of its own.
 #[derive(Clone, Debug)]

@@ -221,7 +221,7 @@ async fn relay(
         // One byte too many says that it is too large.
         whole.extend_from_slice(&bytes[..bytes.len().min(BODY_BYTES_MAX + 1 - whole.len())]);
         let last = stream.has_ended();
-        if let (true, Some(amounts)) = (last, stream.charged()) {
+        if let Some(amounts) = stream.charged() {
             headers::settled(&mut head, amounts, None);
             keeper.keep(StatusCode::OK, &head, whole.split().freeze()).await;
         }

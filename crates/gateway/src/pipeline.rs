@@ -24,7 +24,7 @@ use tollgate_tokens::Tokenizer;
 use tollgate_types::clock::Stopwatch;
 use tollgate_types::refusal::{ProviderFault, ProviderFaultKind};
 use tollgate_types::usage::Outcome;
-use tollgate_types::{Call, EndUserId, PicoSum, Refusal, RequestId, Spender, Surface};
+use tollgate_types::{Call, EndUserId, PicoSum, Refusal, RequestId, Surface};
 
 use crate::app::App;
 use crate::attempts::{self, Answered, Question};
@@ -44,7 +44,7 @@ pub struct Underway {
     pub app: Arc<App>,
     pub id: RequestId,
     pub principal: Arc<Principal>,
-    pub spender: Spender,
+    pub end_user: Option<EndUserId>,
     /// Who is asked now.
     pub route: Arc<Route>,
     pub series: Arc<Series>,
@@ -108,7 +108,6 @@ pub async fn serve(
 /// Judges a request, has it worked on, and answers it. `claim` is the idempotency key that it takes for itself.
 pub async fn fulfil(asked: Asked, claim: Option<Claim>) -> Result<Response<Body>, Refusal> {
     let Asked { app, surface, id, principal, entered, end_user, head, body, since } = asked;
-    let app = &app;
 
     // What is asked for.
     let wire = match surface {
@@ -116,15 +115,14 @@ pub async fn fulfil(asked: Asked, claim: Option<Claim>) -> Result<Response<Body>
         Surface::Embeddings => wire::read_embeddings(&body)?,
     };
     let route = app.route(&wire.call.route)?;
-    let attribution = seal_attribution(app, &principal, &head)?;
+    let attribution = seal_attribution(&app, &principal, &head)?;
 
     // Whether it may be, and the money for it.
     let identity = Identity { id, end_user, idempotency: claim, attribution };
     let tighten = || tokens_of(&route, &body, wire.call.input_bytes);
     let permit = app.admission.admit(&app.books, entered, &wire.call, &route.target, identity, tighten)?;
     let series = app.metrics.series(&principal.tenant, &route.target.route, &route.target.model);
-    let spender = principal.spender(end_user);
-    let under_way = Underway::new(app, id, principal, spender, route, series, since);
+    let under_way = Underway::new(app, id, principal, end_user, route, series, since);
 
     // The work itself, by whoever of the route's does it: held durably before it goes out, each time.
     let question = Question { wire: &wire, body: &body };
@@ -133,7 +131,7 @@ pub async fn fulfil(asked: Asked, claim: Option<Claim>) -> Result<Response<Body>
         return Ok(stream(under_way, permit, answer, &wire.call));
     }
     let reading = Stopwatch::start();
-    let whole = match read_whole(app, &under_way, answer).await {
+    let whole = match read_whole(&under_way, answer).await {
         Ok(whole) => whole,
         Err(kind) => return Err(broken(under_way, permit, kind).await),
     };
@@ -206,9 +204,9 @@ pub async fn broken(under_way: Underway, permit: AppPermit, kind: ProviderFaultK
 
 // === answers ===
 
-async fn read_whole(app: &App, under_way: &Underway, answer: Answer) -> Result<Bytes, ProviderFaultKind> {
+async fn read_whole(under_way: &Underway, answer: Answer) -> Result<Bytes, ProviderFaultKind> {
     let timeouts = under_way.route.provider.timeouts;
-    let reading = read_up_to(answer.body, app.server.answer_bytes_max, timeouts.idle);
+    let reading = read_up_to(answer.body, under_way.app.server.answer_bytes_max, timeouts.idle);
     match tokio::time::timeout(under_way.total.saturating_sub(under_way.waited), reading).await {
         Ok(read) => read,
         Err(_) => Err(ProviderFaultKind::Timeout("end its answer")),
@@ -287,17 +285,17 @@ fn stream(under_way: Underway, permit: AppPermit, answer: Answer, call: &Call<'_
 
 impl Underway {
     fn new(
-        app: &Arc<App>,
+        app: Arc<App>,
         id: RequestId,
         principal: Arc<Principal>,
-        spender: Spender,
+        end_user: Option<EndUserId>,
         route: Arc<Route>,
         series: Arc<Series>,
         since: Stopwatch,
     ) -> Self {
-        let (app, total) = (Arc::clone(app), route.target.total_timeout);
+        let total = route.target.total_timeout;
         let (waited, at_stake, counted) = (Duration::ZERO, None, AtomicBool::new(false));
-        Self { app, id, principal, spender, route, series, since, total, waited, at_stake, counted }
+        Self { app, id, principal, end_user, route, series, since, total, waited, at_stake, counted }
     }
 
     /// A provider that takes more than it was allowed breaks the one thing we rely on: say so, and count it.
@@ -321,7 +319,7 @@ impl Underway {
 
     /// What the caps leave after this request.
     pub fn remaining(&self) -> Option<PicoSum> {
-        let headroom = self.app.books.headroom(&self.spender, &self.principal.zone);
+        let headroom = self.app.books.headroom(&self.principal.spender(self.end_user), &self.principal.zone);
         [headroom.cost, headroom.charge].into_iter().flatten().min().map(|left| PicoSum(left.0.max(0)))
     }
 

@@ -17,10 +17,10 @@ use tollgate_ledger::Amounts;
 use tollgate_serving::meter::Granted;
 use tollgate_serving::sse::{Broken, Scanner};
 use tollgate_store::journal::Durable;
+use tollgate_types::Refusal;
 use tollgate_types::clock::Stopwatch;
 use tollgate_types::refusal::{ProviderFault, ProviderFaultKind};
 use tollgate_types::usage::Outcome;
-use tollgate_types::{Refusal, Usage};
 
 use crate::http::{headers, refusal};
 use crate::pipeline::{AppPermit, Underway};
@@ -233,12 +233,12 @@ impl StreamBody {
         self.under_way.finished(outcome, Some(amounts), usage);
         self.charged = matches!(end, End::Done | End::Cut).then_some(amounts);
         let last = match end {
-            End::Done => self.end_mark(amounts, usage),
+            End::Done => self.end_mark(amounts),
             // Dropping the connection tells the provider to stop.
             End::Cut => {
                 self.upstream = None;
                 self.under_way.warn("a stream was cut, for it went on beyond its hold", &self.scanner.output_tokens());
-                self.end_mark(amounts, usage)
+                self.end_mark(amounts)
             }
             End::Broken(kind) => {
                 self.upstream = None;
@@ -249,7 +249,7 @@ impl StreamBody {
         self.state = State::Settling { durable, last };
     }
 
-    fn end_mark(&self, amounts: Amounts, _usage: Option<Usage>) -> Bytes {
+    fn end_mark(&self, amounts: Amounts) -> Bytes {
         let mut text = headers::settled_comment(self.under_way.id, amounts, self.under_way.remaining());
         text.push_str("data: [DONE]\n\n");
         text.into()

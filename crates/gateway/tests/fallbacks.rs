@@ -12,11 +12,10 @@ use tollgate_gateway::http::wire::TEMPLATE_TOKENS;
 use tollgate_sim::{Options, Truth};
 
 use crate::money::{check_against_truth, number};
-use crate::scripted::{Reply, Scripted};
+use crate::scripted::{ANSWER, Reply, Scripted};
 use crate::world::{Answer, DONE, Http, PROVIDER_KEY, Setup, World, ask, ask_stream, bearer, eventually};
 
 const CHAT: &str = "/v1/chat/completions";
-const ANSWER: &str = r#"{"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":4,"total_tokens":13}}"#;
 /// `gpt-4o` of the second simulator, in picodollars a token.
 const DEAR: (u128, u128) = (2_500_000, 10_000_000);
 
@@ -158,15 +157,8 @@ async fn a_tight_budget_shortens_the_fallbacks_answer_to_what_is_left() {
         let event = world.event(answer.request_id()).await;
         assert_eq!(number(&event.hold_cost_picousd), input + 40 * 8_000_000);
         posted += number(&event.cost_picousd);
-        world
-            .http
-            .send(
-                Method::DELETE,
-                &format!("/admin/v1/budgets?tenant=demo&window={window}"),
-                &bearer(crate::world::ADMIN_KEY),
-                "",
-            )
-            .await;
+        let which = serde_json::from_value(json!({"tenant": "demo", "window": window})).expect("a selector");
+        world.admin.remove_budget(&which).await.expect("removed");
     }
     world.close().await;
 }

@@ -15,14 +15,14 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::json;
-use tollgate_client::{AdminClient, ClientError, Confidence, NewTenant, UsageEvent, UsageQuery, UsageState};
+use tollgate_client::{AdminClient, ClientError, Confidence, NewTenant, UsageState};
 use tollgate_store::fault::POINTS;
 use tollgate_store::journal::segment;
 use tollgate_store::snapshot;
 use tollgate_store::store::Layout;
 
 use crate::program::{Place, Program};
-use crate::world::{ask, ask_stream, eventually, simulator, within};
+use crate::world::{all_events, ask, ask_stream, eventually, simulator, within};
 
 /// One of each kind: before, between and after the writes of each room.
 const TELLING: &[&str] = &[
@@ -193,19 +193,6 @@ async fn drive(program: Program, keys: &[String; 2]) -> Told {
     Arc::into_inner(told).expect("all callers have ended").into_inner().expect("no panic")
 }
 
-async fn events(program: &Program) -> Vec<UsageEvent> {
-    let (mut events, mut after) = (Vec::new(), None);
-    loop {
-        let wanted = UsageQuery { limit: Some(1000), after, ..UsageQuery::default() };
-        let page = program.admin.usage(&wanted).await.expect("usage");
-        events.extend(page.data);
-        match page.next {
-            Some(next) => after = Some(next),
-            None => return events,
-        }
-    }
-}
-
 /// Ends the program at the point, the `nth` time that it passes it, and looks at what is left.
 async fn dies_at(template: &Template, point: &str, nth: usize) {
     let what = format!("killed at {point}, time {nth}");
@@ -249,7 +236,7 @@ async fn holds(what: &str, place: &Place, again: &Program, before: &HashSet<Stri
     let ledger = again.admin.ledger().await.expect("the ledger");
     assert_eq!((ledger.drift_picousd.as_str(), ledger.reservations_pending), ("0", 0), "{what}");
     let truth = place.sim.truth();
-    let events = events(again).await;
+    let events = all_events(&again.admin).await;
     let mut tight = 0;
     for event in &events {
         let real = truth.get(&event.request_id).map_or(0, |account| account.cost_picousd);

@@ -1,6 +1,7 @@
 //! A request with an `Idempotency-Key` is charged once, however often it is sent; who repeats it gets the same answer,
 //! byte for byte, or is told why not. What the books say is compared with the simulator's own count.
 
+use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,11 +13,10 @@ use tollgate_store::store::Layout;
 use tollgate_types::{Clock, PicoUsd, Timestamp};
 
 use crate::program::Place;
-use crate::scripted::{Reply, Scripted};
+use crate::scripted::{ANSWER, Reply, Scripted};
 use crate::world::{Answer, DONE, Http, Setup, World, ask, ask_stream, eventually, simulator, within};
 
 const CHAT: &str = "/v1/chat/completions";
-const ANSWER: &str = r#"{"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":4,"total_tokens":13}}"#;
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 fn signed(key: &str, name: &str) -> [(&'static str, String); 2] {
@@ -51,6 +51,16 @@ async fn posted(world: &World) -> u128 {
 
 fn new_year() -> Clock {
     Clock::manual(Timestamp::parse_rfc3339("2027-01-01T00:00:00Z").expect("a time"))
+}
+
+/// With what SQLite keeps beside it.
+fn remove_database(path: &Path) {
+    for suffix in ["", "-wal", "-shm"] {
+        let mut path = path.to_owned().into_os_string();
+        path.push(suffix);
+        let _ = std::fs::remove_file(path);
+    }
+    assert!(!path.exists());
 }
 
 #[tokio::test]
@@ -294,13 +304,7 @@ async fn after_a_day_the_answer_is_gone_and_the_key_is_not_for_ever() {
         let key = world.key.clone();
         let dir = world.close().await;
         if round == 1 {
-            let view = Layout::of(&dir.path().join("data")).view;
-            for suffix in ["", "-wal", "-shm"] {
-                let mut path = view.clone().into_os_string();
-                path.push(suffix);
-                let _ = std::fs::remove_file(path);
-            }
-            assert!(!view.exists());
+            remove_database(&Layout::of(&dir.path().join("data")).view);
         }
         world = World::reopened(setup(), dir).await;
         world.key = key;
@@ -374,13 +378,7 @@ async fn after_a_kill_a_request_that_may_have_been_charged_is_not_sent_again() {
     check_conflict(&send(&program.http, &key, "cut", &body).await, &id, "was interrupted and may be charged");
     check_replayed(&send(&program.http, &key, "posted", &ask("gpt-4o-mini")).await, &kept);
     program.kill().await;
-    let answers = Layout::of(&place.store()).answers;
-    for suffix in ["", "-wal", "-shm"] {
-        let mut path = answers.clone().into_os_string();
-        path.push(suffix);
-        let _ = std::fs::remove_file(path);
-    }
-    assert!(!answers.exists());
+    remove_database(&Layout::of(&place.store()).answers);
     let program = place.serve().await;
     let again = send(&program.http, &key, "posted", &ask("gpt-4o-mini")).await;
     check_conflict(&again, kept.request_id(), "was charged, and its answer is not kept");

@@ -11,11 +11,10 @@ use tollgate_client::{Confidence, UsageEvent, UsageState};
 use tollgate_gateway::http::wire::TEMPLATE_TOKENS;
 use tollgate_sim::{Account, Fault, Options, Scenario, Speed};
 
-use crate::scripted::{Reply, Scripted};
+use crate::scripted::{ANSWER, Reply, Scripted};
 use crate::world::{Answer, DONE, Http, Setup, World, ask, ask_stream, bearer, eventually, simulator, within};
 
 const CHAT: &str = "/v1/chat/completions";
-const ANSWER: &str = r#"{"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":4,"total_tokens":13}}"#;
 
 pub fn number(text: &str) -> u128 {
     text.parse().expect("a number of picodollars")

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tollgate_sim::{Fault, Options, Scenario};
 use tollgate_types::Clock;
 
+use crate::money::number;
 use crate::program::{BINARY, Ended, Place, Program, run, surroundings};
 use crate::world::{Http, PROVIDER_KEY, ask, ask_stream, bearer, eventually, simulator, within};
 
@@ -53,10 +54,6 @@ fn prices_of_faults() -> String {
          input_usd_per_million = \"0.15\"\ncached_input_usd_per_million = \"0.075\"\noutput_usd_per_million = \"0.60\"\n",
         names.join(", ")
     )
-}
-
-fn number(text: &str) -> u128 {
-    text.parse().expect("a number of picodollars")
 }
 
 #[tokio::test]

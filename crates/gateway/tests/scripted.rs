@@ -14,6 +14,9 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use tokio::net::TcpListener;
 
+/// A whole answer of 9 tokens in and 4 out; an event of a stream too.
+pub const ANSWER: &str = r#"{"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":4,"total_tokens":13}}"#;
+
 /// What came.
 #[derive(Clone, Debug)]
 pub struct Seen {

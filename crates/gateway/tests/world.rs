@@ -238,17 +238,7 @@ impl World {
     }
 
     pub async fn events(&self) -> Vec<UsageEvent> {
-        let mut all = Vec::new();
-        let mut after = None;
-        loop {
-            let wanted = UsageQuery { limit: Some(1000), after, ..UsageQuery::default() };
-            let page = self.admin.usage(&wanted).await.expect("usage");
-            all.extend(page.data);
-            match page.next {
-                Some(next) => after = Some(next),
-                None => return all,
-            }
-        }
+        all_events(&self.admin).await
     }
 
     /// Waits until nothing is held any more.
@@ -395,6 +385,20 @@ impl Answer {
     pub fn chunks(&self) -> Vec<Value> {
         let events = self.events().into_iter().filter(|event| *event != "[DONE]");
         events.map(|event| serde_json::from_str(event).unwrap_or_else(|error| panic!("{error} in {event}"))).collect()
+    }
+}
+
+/// Every request that is known, page by page.
+pub async fn all_events(admin: &AdminClient) -> Vec<UsageEvent> {
+    let (mut all, mut after) = (Vec::new(), None);
+    loop {
+        let wanted = UsageQuery { limit: Some(1000), after, ..UsageQuery::default() };
+        let page = admin.usage(&wanted).await.expect("usage");
+        all.extend(page.data);
+        match page.next {
+            Some(next) => after = Some(next),
+            None => return all,
+        }
     }
 }
 

@@ -16,17 +16,18 @@ use tollgate_admission::{UNBOUNDED, UNPRICED};
 use tollgate_client::{CorrectedTenant, Correction, NewCorrection};
 use tollgate_ledger::account::Columns;
 use tollgate_ledger::record::{Adjusted, Reason, Standing};
-use tollgate_ledger::{Amounts, Log};
-use tollgate_store::JournalWriter;
+use tollgate_ledger::{Amounts, Reserved};
+use tollgate_store::Sequence;
 use tollgate_store::store::Layout;
 use tollgate_store::view::{EventEnd, EventState, GroupBy, Page, Reader, UsageEvent, UsageFilter};
 use tollgate_types::directory::Tariff;
-use tollgate_types::{Month, PicoSum, PicoUsd, RequestId, TenantId, Timestamp};
+use tollgate_types::{Month, PicoSum, PicoUsd, RequestId, TenantId, Timestamp, Usage};
 
 use super::durable::aside;
-use super::extract::{Body, optional_id};
+use super::extract::{Body, optional_id, time};
 use super::prices;
 use super::projects::known_tenant;
+use super::reconciliations::tariff_of;
 use super::refused::{Refusals, Refused};
 use crate::app::App;
 
@@ -35,8 +36,6 @@ pub static ADJUSTING: Mutex<()> = Mutex::const_new(());
 
 /// How long to wait for the view to hold every entry made before. With less than all of them nothing is re-rated.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-type Position = <JournalWriter as Log>::Position;
 
 /// Re-rate what was posted in a span by a corrected book, a page at a time
 #[utoipa::path(post, path = "/admin/v1/prices/corrections", operation_id = "correct_prices", tag = "prices", request_body = NewCorrection,
@@ -76,10 +75,6 @@ pub async fn correct(
     Ok(Json(aside(move || run.page(&filter)).await??))
 }
 
-fn time(param: &'static str, text: &str) -> Result<Timestamp, Refused> {
-    Timestamp::parse_rfc3339(text).ok_or_else(|| Refused::field(param, "not a time such as 2026-11-01T00:00:00Z"))
-}
-
 /// One page on its way.
 struct Run {
     app: Arc<App>,
@@ -92,7 +87,7 @@ struct Run {
     tenants: BTreeMap<TenantId, Tally>,
     /// Requests whose charge changed since the page was read, because their month's did.
     touched: BTreeSet<RequestId>,
-    last: Option<Position>,
+    last: Option<Sequence>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -155,8 +150,7 @@ impl Run {
             return Ok(());
         }
         let routing = self.app.routing();
-        // A provider that is configured no more is most likely priced by its own name.
-        let priced_as = routing.providers.get(&*reserved.provider).map_or(&reserved.provider, |known| &known.priced_as);
+        let priced_as = routing.priced_as(&reserved.provider);
         let books = Arc::clone(&self.books);
         let rated = books.rate(priced_as, &reserved.model, reserved.at);
         let Some(rated) = rated.filter(|rated| *rated.version == self.version) else { return Ok(()) };
@@ -176,16 +170,14 @@ impl Run {
             overrun: Amounts { cost: overrun, charge },
             confidence,
         };
-        let adjusted = entry(event, end, was, now, Arc::clone(&self.version));
+        let adjusted = entry(reserved, was, now, end.usage, Arc::clone(&self.version), Reason::Repriced);
         self.recharge(reader, adjusted)
     }
 
     /// Says what the tenant is charged now, and makes the entry.
     fn recharge(&mut self, reader: &Reader, mut adjusted: Adjusted) -> Result<(), Refused> {
         let tenant = adjusted.spender.tenant.clone();
-        let tariff = self.app.books.with_directory(|directory| {
-            directory.tenants.get(&tenant).and_then(|tenant| directory.tariff_of(tenant)).cloned()
-        });
+        let tariff = tariff_of(&self.app, &adjusted.spender);
         let month = Month::of(adjusted.held_at, adjusted.offset);
         let by_view = match &tariff {
             Some(tariff) if !tariff.is_plain() => Some(self.month(reader, &tenant, month)?),
@@ -244,7 +236,8 @@ impl Run {
         }
         let charge = was.amounts.charge.saturating_sub(PicoUsd(taken));
         let now = Standing { amounts: Amounts { charge, ..was.amounts }, ..was };
-        let adjusted = entry(event, end, was, now, Arc::clone(&event.reserved.price_version));
+        let version = Arc::clone(&event.reserved.price_version);
+        let adjusted = entry(&event.reserved, was, now, end.usage, version, Reason::Repriced);
         let (made, position) = self.app.books.adjust_in_month(adjusted, |_, _| ())?;
         self.last = Some(position);
         self.touched.insert(made.id);
@@ -304,20 +297,26 @@ fn standing(end: &EventEnd) -> Option<Standing> {
     Some(Standing { amounts: end.amounts, overrun: end.overrun, confidence: end.confidence? })
 }
 
-fn entry(event: &UsageEvent, end: &EventEnd, was: Standing, now: Standing, price_version: Arc<str>) -> Adjusted {
-    let reserved = &event.reserved;
+/// What the books are to be told; they say the time.
+pub fn entry(
+    reserved: &Reserved,
+    was: Standing,
+    now: Standing,
+    usage: Usage,
+    price_version: Arc<str>,
+    reason: Reason,
+) -> Adjusted {
     Adjusted {
         id: reserved.id,
-        // The books say the time.
-        at: end.ended_at,
+        at: Timestamp::default(),
         spender: reserved.spender.clone(),
         held_at: reserved.at,
         offset: reserved.offset,
         was,
         now,
-        usage: end.usage,
+        usage,
         price_version,
-        reason: Reason::Repriced,
+        reason,
     }
 }
 

@@ -7,6 +7,8 @@ use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use bytes::Bytes;
 use http::request::Parts;
 use serde::de::DeserializeOwned;
+use tollgate_types::Timestamp;
+use tollgate_types::directory::Limits;
 
 use super::refused::Refused;
 
@@ -61,18 +63,26 @@ pub fn optional_id<T: FromStr<Err: ToString>>(
     text.map(|text| id(param, text)).transpose()
 }
 
-/// A limit that would let nothing through is a mistake: whoever wants that revokes the key.
-pub fn at_least_one<N: Copy + Into<u64>>(param: &'static str, value: Option<N>) -> Result<Option<N>, Refused> {
+fn at_least_one<N: Copy + Into<u64>>(param: &'static str, value: Option<N>) -> Result<Option<N>, Refused> {
     match value {
         Some(none) if none.into() == 0 => Err(Refused::field(param, "must be at least 1")),
         value => Ok(value),
     }
 }
 
-pub fn optional_time(param: &'static str, text: Option<&String>) -> Result<Option<tollgate_types::Timestamp>, Refused> {
-    let read = |text: &String| {
-        tollgate_types::Timestamp::parse_rfc3339(text)
-            .ok_or_else(|| Refused::field(param, "not a time such as 2027-01-01T00:00:00Z"))
-    };
-    text.map(read).transpose()
+pub fn optional_time(param: &'static str, text: Option<&String>) -> Result<Option<Timestamp>, Refused> {
+    text.map(|text| time(param, text)).transpose()
+}
+
+pub fn time(param: &'static str, text: &str) -> Result<Timestamp, Refused> {
+    Timestamp::parse_rfc3339(text).ok_or_else(|| Refused::field(param, "not a time such as 2027-01-01T00:00:00Z"))
+}
+
+/// Reads limits. One that would let nothing through is a mistake: whoever wants that revokes the key.
+pub fn limits(requests: Option<u32>, tokens: Option<u64>, parallel: Option<u32>) -> Result<Limits, Refused> {
+    Ok(Limits {
+        requests_per_minute: at_least_one("requests_per_minute", requests)?,
+        tokens_per_minute: at_least_one("tokens_per_minute", tokens)?,
+        parallel_requests: at_least_one("parallel_requests", parallel)?,
+    })
 }

@@ -8,11 +8,11 @@ use http::StatusCode;
 use http::header::{CACHE_CONTROL, HeaderName};
 use ring::rand::{SecureRandom, SystemRandom};
 use tollgate_client::{CreatedKey, Key, KeyScope, List, NewKey};
-use tollgate_types::directory::{ApiKey, Change, KeyScopes, Limits};
+use tollgate_types::directory::{ApiKey, Change, KeyScopes};
 use tollgate_types::{KeyId, ProjectId, TenantId, Timestamp};
 
 use super::durable::change;
-use super::extract::{Asked, Body, Id, at_least_one, id, optional_id, optional_time};
+use super::extract::{Asked, Body, Id, id, limits, optional_id, optional_time};
 use super::label;
 use super::projects::Of;
 use super::refused::{Refusals, Refused};
@@ -80,11 +80,7 @@ fn read(app: &App, new: &NewKey) -> Result<(ApiKey, String), Refused> {
         expires_at: expiry(new, now)?,
         revoked_at: None,
         scopes: scopes(new.scopes.as_deref())?,
-        limits: Limits {
-            requests_per_minute: at_least_one("requests_per_minute", new.requests_per_minute)?,
-            tokens_per_minute: at_least_one("tokens_per_minute", new.tokens_per_minute)?,
-            parallel_requests: at_least_one("parallel_requests", new.parallel_requests)?,
-        },
+        limits: limits(new.requests_per_minute, new.tokens_per_minute, new.parallel_requests)?,
         label: None,
     };
     Ok((key, secret))

@@ -12,7 +12,7 @@ use tollgate_types::directory::{Change, Limits};
 
 use super::budgets::{named, scope};
 use super::durable::change;
-use super::extract::{Asked, Body, at_least_one};
+use super::extract::{self, Asked, Body};
 use super::projects::Of;
 use super::refused::{Refusals, Refused};
 use crate::app::App;
@@ -21,11 +21,7 @@ use crate::app::App;
 #[utoipa::path(put, path = "/admin/v1/limits", operation_id = "set_limits", tag = "limits", request_body = LimitSetting,
     responses((status = 200, description = "The limits as they stand now", body = Limit), Refusals))]
 pub async fn set(State(app): State<Arc<App>>, Body(setting): Body<LimitSetting>) -> Result<Json<Limit>, Refused> {
-    let limits = Limits {
-        requests_per_minute: at_least_one("requests_per_minute", setting.requests_per_minute)?,
-        tokens_per_minute: at_least_one("tokens_per_minute", setting.tokens_per_minute)?,
-        parallel_requests: at_least_one("parallel_requests", setting.parallel_requests)?,
-    };
+    let limits = extract::limits(setting.requests_per_minute, setting.tokens_per_minute, setting.parallel_requests)?;
     if limits == Limits::default() {
         return Err(Refused::field("requests_per_minute", "name a limit at least; DELETE removes them"));
     }

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use tollgate_client::{List, Plan, PlanSettings, Tariff, TightBudget};
-use tollgate_types::directory::{self, Change, Limits};
+use tollgate_types::directory::{self, Change};
 use tollgate_types::{PicoUsd, PlanId};
 
 use super::durable::change;
-use super::extract::{Body, Id, at_least_one};
+use super::extract::{Body, Id, limits};
 use super::refused::{Refusals, Refused};
 use super::tariffs;
 use crate::app::App;
@@ -49,11 +49,7 @@ fn read(id: PlanId, settings: &PlanSettings) -> Result<directory::Plan, Refused>
             Some(TightBudget::Clamp) => directory::TightBudget::Clamp,
             Some(TightBudget::Refuse) | None => directory::TightBudget::Refuse,
         },
-        key_limits: Limits {
-            requests_per_minute: at_least_one("requests_per_minute", settings.requests_per_minute)?,
-            tokens_per_minute: at_least_one("tokens_per_minute", settings.tokens_per_minute)?,
-            parallel_requests: at_least_one("parallel_requests", settings.parallel_requests)?,
-        },
+        key_limits: limits(settings.requests_per_minute, settings.tokens_per_minute, settings.parallel_requests)?,
         unpriced_hold: hold("unpriced_hold_usd", settings.unpriced_hold_usd.as_deref())?,
         unbounded_hold: hold("unbounded_hold_usd", settings.unbounded_hold_usd.as_deref())?,
     })

@@ -16,20 +16,21 @@ use tollgate_client::{
     ReconciliationPart,
 };
 use tollgate_ledger::Reserved;
-use tollgate_ledger::record::{Adjusted, Reason};
+use tollgate_ledger::record::Reason;
 use tollgate_store::Sequence;
 use tollgate_store::store::Layout;
 use tollgate_store::view::ended::{Buckets, Ended, Part};
 use tollgate_store::view::{Page, Reader, UsageEvent, UsageFilter};
 use tollgate_types::directory::Tariff;
-use tollgate_types::{Confidence, PicoSum, PicoUsd, RequestId, Spender, Timestamp, Usage};
+use tollgate_types::{PicoSum, PicoUsd, RequestId, Spender, Timestamp, Usage};
 
-use super::corrections::ADJUSTING;
+use super::corrections::{ADJUSTING, entry};
 use super::durable::aside;
-use super::extract::{Asked, Body, id, optional_id, optional_time};
+use super::extract::{Asked, Body, id, optional_id, optional_time, time};
 use super::refused::{Refusals, Refused};
-use super::usage::ask;
+use super::usage::{ask, tokens_shown};
 use crate::app::App;
+use crate::receipt::confidence;
 use crate::reconcile::verdict::{Billed, Correction, Verdict, judge, standing_cost};
 
 /// Largest body of a piece: a thousand entries have some 400 kB.
@@ -73,7 +74,6 @@ pub async fn buckets(
 }
 
 fn buckets_wanted(wanted: &LedgerBucketsQuery) -> Result<Buckets, Refused> {
-    let time = |param, text| optional_time(param, Some(text)).map(Option::unwrap_or_default);
     let (from, to) = (time("from", &wanted.from)?, time("to", &wanted.to)?);
     let (width, slack) = (i64::from(wanted.width_seconds) * 1_000_000, i64::from(wanted.slack_seconds) * 1_000_000);
     let long = to.0.saturating_sub(from.0);
@@ -89,7 +89,6 @@ fn buckets_wanted(wanted: &LedgerBucketsQuery) -> Result<Buckets, Refused> {
 }
 
 fn bucket_shown(ended: &Ended) -> LedgerBucket {
-    let tokens = |sum: u128| u64::try_from(sum).unwrap_or(u64::MAX);
     LedgerBucket {
         start: ended.start.to_string(),
         part: match ended.part {
@@ -99,16 +98,13 @@ fn bucket_shown(ended: &Ended) -> LedgerBucket {
         },
         provider: ended.provider.to_string(),
         model: ended.model.to_string(),
-        confidence: match ended.confidence {
-            Confidence::Measured => tollgate_client::Confidence::Measured,
-            Confidence::Bounded => tollgate_client::Confidence::Bounded,
-        },
+        confidence: confidence(ended.confidence),
         requests: ended.requests,
-        input_tokens: tokens(ended.input_tokens),
-        cached_input_tokens: tokens(ended.cached_input_tokens),
-        audio_input_tokens: tokens(ended.audio_input_tokens),
-        output_tokens: tokens(ended.output_tokens),
-        audio_output_tokens: tokens(ended.audio_output_tokens),
+        input_tokens: tokens_shown(ended.input_tokens),
+        cached_input_tokens: tokens_shown(ended.cached_input_tokens),
+        audio_input_tokens: tokens_shown(ended.audio_input_tokens),
+        output_tokens: tokens_shown(ended.output_tokens),
+        audio_output_tokens: tokens_shown(ended.audio_output_tokens),
         cost_picousd: ended.cost.0.to_string(),
     }
 }
@@ -288,15 +284,14 @@ fn charge_of(app: &App, spender: &Spender, cost: PicoUsd) -> PicoUsd {
     tariff_of(app, spender).map_or(cost, |tariff| tariff.charge_max(cost))
 }
 
-fn tariff_of(app: &App, spender: &Spender) -> Option<Tariff> {
+pub(super) fn tariff_of(app: &App, spender: &Spender) -> Option<Tariff> {
     app.books.with_directory(|directory| directory.tariff_of(directory.tenants.get(&spender.tenant)?).cloned())
 }
 
 /// The rate of the price version that the request was admitted at; where that book is gone, what is in force for its time.
 fn rate_of(app: &App, reserved: &Reserved) -> Option<Rate> {
     let routing = app.routing();
-    let known = routing.providers.get(&*reserved.provider).map(|provider| &provider.priced_as);
-    let (provider, model, at) = (known.unwrap_or(&reserved.provider), &*reserved.model, reserved.at);
+    let (provider, model, at) = (routing.priced_as(&reserved.provider), &*reserved.model, reserved.at);
     let books = app.admission.prices();
     let of_version = books.books().iter().find(|book| *book.version() == reserved.price_version);
     let price = of_version.and_then(|book| {
@@ -317,18 +312,8 @@ fn write(app: &App, event: &UsageEvent, correction: Correction) -> Result<Option
     match correction {
         Correction::Resolve(settlement) => Ok(app.books.resolve(reserved.id, settlement)),
         Correction::Adjust { was, now, usage } => {
-            let adjusted = Adjusted {
-                id: reserved.id,
-                at: app.clock().now(),
-                spender: reserved.spender.clone(),
-                held_at: reserved.at,
-                offset: reserved.offset,
-                was,
-                now,
-                usage,
-                price_version: Arc::clone(&reserved.price_version),
-                reason: Reason::Reconciled,
-            };
+            let version = Arc::clone(&reserved.price_version);
+            let adjusted = entry(reserved, was, now, usage, version, Reason::Reconciled);
             // Where the terms are of a month, what it is charged depends on what else is posted in that month.
             let tariff = tariff_of(app, &reserved.spender).filter(|tariff| !tariff.is_plain());
             let (_, position) = app.books.adjust_in_month(adjusted, |adjusted, month| {

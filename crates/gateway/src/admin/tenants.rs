@@ -11,7 +11,7 @@ use tollgate_types::directory::{self, Change, Plan};
 use tollgate_types::{PlanId, ProjectId, TenantId, Zone};
 
 use super::durable::{aside, change};
-use super::extract::{Body, Id, id};
+use super::extract::{Body, Id, id, optional_id};
 use super::refused::{Refusals, Refused};
 use super::{label, tariffs};
 use crate::app::App;
@@ -31,7 +31,7 @@ pub async fn create(
     let tenant: TenantId = id("id", &new.id)?;
     let plan: PlanId = id("plan", new.plan.as_deref().unwrap_or(Plan::STANDARD))?;
     label::check(new.name.as_ref())?;
-    let zone = new.time_zone.as_deref().map_or(Ok(Zone::UTC), zone)?;
+    let zone = new.time_zone.as_deref().map_or(Ok(Zone::UTC), |name| id("time_zone", name))?;
     let at = app.clock().now();
     let made = directory::Tenant { zone, ..directory::Tenant::new(tenant.clone(), plan, at) };
     // Refused before a data key is made for it.
@@ -52,8 +52,8 @@ pub async fn set(
     Id(tenant): Id<TenantId>,
     Body(settings): Body<TenantSettings>,
 ) -> Result<Json<Tenant>, Refused> {
-    let plan: Option<PlanId> = settings.plan.as_deref().map(|plan| id("plan", plan)).transpose()?;
-    let zone = settings.time_zone.as_deref().map(zone).transpose()?;
+    let plan: Option<PlanId> = optional_id("plan", settings.plan.as_ref())?;
+    let zone: Option<Zone> = optional_id("time_zone", settings.time_zone.as_ref())?;
     let tariff = settings.tariff.map(|given| given.as_ref().map(tariffs::read).transpose()).transpose()?;
     let _one_at_a_time = SETTING.lock().await;
     let now = app.books.with_directory(|directory| directory.tenant(&tenant).cloned())?;
@@ -86,10 +86,6 @@ pub async fn show(State(app): State<Arc<App>>, Id(id): Id<TenantId>) -> Result<J
 
 pub fn default_project() -> ProjectId {
     DEFAULT_PROJECT.parse().expect("'default' is a valid slug")
-}
-
-fn zone(name: &str) -> Result<Zone, Refused> {
-    name.parse().map_err(|error| Refused::field("time_zone", error))
 }
 
 /// Everything sealed for the tenant is sealed under it; so it is there, durably, before the tenant is.

@@ -1,7 +1,6 @@
 //! `tollgate ledger`. Verifying reads the store's files itself, running gateway or not: who doubts the program should
 //! not have to ask it.
 
-use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
@@ -9,6 +8,7 @@ use tollgate_ledger::account::Columns;
 use tollgate_store::Store;
 use tollgate_store::verify::{Report, verify};
 
+use super::progress::{end_progress, show_progress};
 use super::reconcile::ReconcileArgs;
 use super::table::{fields, or_none, usd};
 use super::{Answer, Connection, Failure};
@@ -75,7 +75,8 @@ impl StoreFolder {
 
     fn verify(self) -> Result<Answer, Failure> {
         let dir = self.find()?;
-        let report = verify(&dir, show_progress).map_err(|error| Failure::Failed(error.to_string()));
+        let progress = |segment, segments| show_progress(&format!("reading segment {segment}, {segments} in all"));
+        let report = verify(&dir, progress).map_err(|error| Failure::Failed(error.to_string()));
         end_progress();
         report.map(|report| verified(&report))
     }
@@ -149,20 +150,6 @@ fn as_json(report: &Report) -> Value {
         "pending_picousd": text(audit.pending.cost),
         "indeterminate_picousd": text(audit.indeterminate.cost),
     })
-}
-
-fn show_progress(segment: u64, segments: usize) {
-    let mut err = std::io::stderr().lock();
-    if err.is_terminal() {
-        let _ = write!(err, "\rreading segment {segment}, {segments} in all").and_then(|()| err.flush());
-    }
-}
-
-fn end_progress() {
-    let mut err = std::io::stderr().lock();
-    if err.is_terminal() {
-        let _ = write!(err, "\r\x1b[K").and_then(|()| err.flush());
-    }
 }
 
 async fn show(connection: &Connection) -> Result<Answer, Failure> {

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{IsTerminal, Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use tollgate_admission::price::{BOOK_BYTES_MAX, PriceBook};
 use tollgate_client::{AdminClient, CorrectedTenant, Correction, NewCorrection, PriceBookInfo};
 use tollgate_types::{TenantId, Timestamp};
 
+use super::progress::{end_progress, show_progress};
 use super::table::{Column, table, usd};
 use super::{Answer, Connection, Failure};
 
@@ -111,7 +112,7 @@ impl Correct {
             if wanted.after.is_none() {
                 return Ok(corrected);
             }
-            show_progress(corrected.examined);
+            show_progress(&format!("looked at {} requests", corrected.examined));
         }
     }
 }
@@ -143,20 +144,6 @@ fn add(sum: &mut String, more: &str) {
     match (sum.parse::<i128>(), more.parse::<i128>()) {
         (Ok(a), Ok(b)) => *sum = (a + b).to_string(),
         _ => *sum = format!("{sum}+{more}"),
-    }
-}
-
-fn show_progress(examined: u64) {
-    let mut err = std::io::stderr().lock();
-    if err.is_terminal() {
-        let _ = write!(err, "\rlooked at {examined} requests").and_then(|()| err.flush());
-    }
-}
-
-fn end_progress() {
-    let mut err = std::io::stderr().lock();
-    if err.is_terminal() {
-        let _ = write!(err, "\r\x1b[K").and_then(|()| err.flush());
     }
 }
 

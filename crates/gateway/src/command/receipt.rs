@@ -134,7 +134,6 @@ fn shown_statement(statement: &ReceiptStatement) -> String {
 
 fn shown(receipt: &Receipt) -> String {
     let said = |name: &str| receipt.statement[name].as_str().unwrap_or_default();
-    let adjusted = receipt.statement["adjustments"].as_array().map_or(0, Vec::len);
     let event = &receipt.event;
     let part_of = |whole: u64, part: u64, name: &str| {
         if part == 0 { whole.to_string() } else { format!("{whole} ({part} {name})") }
@@ -158,7 +157,7 @@ fn shown(receipt: &Receipt) -> String {
         ("charge", format!("{} USD", receipt.charge_usd)),
         ("overrun", format!("{} USD", usd(&event.overrun_picousd))),
         ("prices", event.price_version.clone()),
-        ("adjustments", adjusted.to_string()),
+        ("adjustments", event.adjustments.to_string()),
         ("final", if receipt.statement["final"] == true { "yes" } else { "no" }.to_owned()),
         ("signed", format!("{} by {}", said("signed_at"), said("issuer"))),
     ])

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufReader, IsTerminal, Read, Write};
+use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use tollgate_client::{AdminClient, BilledRequest, Finding, FindingKind, LedgerBucketsQuery, Reconciliation};
 use tollgate_types::{RequestId, Timestamp};
 
+use super::progress::{end_progress, show_progress};
 use super::table::{Column, or_none, table, usd};
 use super::{Answer, Connection, Failure};
 use crate::reconcile::bill::{BillError, DOCUMENT_BYTES_MAX, Format, format_of};
@@ -107,13 +108,12 @@ impl ReconcileArgs {
             bill.add(BufReader::new(open(path)?), progress).map_err(|error| wrong(path, &error))?;
         }
         let mut found = Found { foreign: std::mem::take(&mut bill.foreign), ..Found::default() };
-        let entries: Vec<BilledRequest> = bill.requests.iter().map(|(id, billed)| entry(*id, billed)).collect();
-        let ids: Vec<RequestId> = bill.requests.into_keys().collect();
-        let [first, last] = self.ends(&ids);
+        let billed: Vec<(RequestId, simulator::Billed)> = bill.requests.into_iter().collect();
+        let [first, last] = self.ends(&billed);
         let (mut after, mut sent) = (first, 0);
         loop {
-            let rest = &entries[sent..];
-            let through = if rest.len() > PIECE { ids.get(sent + PIECE - 1).copied() } else { last };
+            let rest = &billed[sent..];
+            let through = if rest.len() > PIECE { billed.get(sent + PIECE - 1).map(|(id, _)| *id) } else { last };
             let piece = &rest[..rest.len().min(PIECE)];
             let part = client.reconcile(&self.piece(after, through, piece)).await?;
             let reached = match &part.next {
@@ -121,8 +121,8 @@ impl ReconcileArgs {
                 None => through,
             };
             found.take(part)?;
-            sent = reached.map_or(entries.len(), |reached| ids.partition_point(|id| *id <= reached));
-            show_progress(&format!("{sent} of {} requests compared", entries.len()));
+            sent = reached.map_or(billed.len(), |reached| billed.partition_point(|(id, _)| *id <= reached));
+            show_progress(&format!("{sent} of {} requests compared", billed.len()));
             if reached == last {
                 break;
             }
@@ -132,7 +132,12 @@ impl ReconcileArgs {
         Ok(self.told(&found))
     }
 
-    fn piece(&self, after: Option<RequestId>, through: Option<RequestId>, billed: &[BilledRequest]) -> Reconciliation {
+    fn piece(
+        &self,
+        after: Option<RequestId>,
+        through: Option<RequestId>,
+        billed: &[(RequestId, simulator::Billed)],
+    ) -> Reconciliation {
         let text = |id: RequestId| id.to_string();
         Reconciliation {
             providers: self.providers.clone(),
@@ -140,7 +145,7 @@ impl ReconcileArgs {
             through: through.map(text),
             from: self.from.map(|at| at.to_string()),
             to: self.to.map(|at| at.to_string()),
-            billed: billed.to_vec(),
+            billed: billed.iter().map(|(id, billed)| entry(*id, billed)).collect(),
             complete: self.complete,
             apply: self.apply,
         }
@@ -148,16 +153,16 @@ impl ReconcileArgs {
 
     /// Behind which id to begin, and with which to end: where no time was said, with the bill's own. An id is made when
     /// its request arrives, somewhat before it is held.
-    fn ends(&self, ids: &[RequestId]) -> [Option<RequestId>; 2] {
+    fn ends(&self, billed: &[(RequestId, simulator::Billed)]) -> [Option<RequestId>; 2] {
         const ARRIVED_BEFORE: std::time::Duration = std::time::Duration::from_secs(3600);
-        let before = |id: &RequestId| RequestId(id.0.saturating_sub(1));
+        let before = |(id, _): &(RequestId, _)| RequestId(id.0.saturating_sub(1));
         let from = self.from.map(|at| RequestId::new(at.minus(ARRIVED_BEFORE), 0));
         let to = self.to.map(|at| RequestId::new(at.plus(ARRIVED_BEFORE), u128::MAX));
-        let first = match (from, ids.first().map(before)) {
+        let first = match (from, billed.first().map(before)) {
             (Some(from), Some(first)) => Some(from.min(first)),
             (from, first) => from.or(first),
         };
-        let last = match (to, ids.last().copied()) {
+        let last = match (to, billed.last().map(|(id, _)| *id)) {
             (Some(to), Some(last)) => Some(to.max(last)),
             (to, last) => to.or(last),
         };
@@ -442,17 +447,6 @@ fn unreadable(path: &Path, error: &std::io::Error) -> Failure {
 
 fn wrong(path: &Path, error: &BillError) -> Failure {
     Failure::Arguments(format!("{}: {error}", path.display()))
-}
-
-fn show_progress(what: &str) {
-    let mut err = std::io::stderr().lock();
-    if err.is_terminal() {
-        let _ = write!(err, "\r\x1b[K{what}").and_then(|()| err.flush());
-    }
-}
-
-fn end_progress() {
-    show_progress("");
 }
 
 #[cfg(test)]

@@ -56,16 +56,17 @@ pub fn compare(series: &Series, ledger: &[LedgerBucket], width: i64) -> Result<V
         }
     }
     let mut rows = Vec::new();
+    let spoken_of = spoken_of(series);
     for (told, in_all) in [(&series.told_in_all, true), (&series.told_by_model, false)] {
         if *told == [false; COLUMNS.len()] && !(in_all && is_silent(series)) {
             continue;
         }
         // Of a bill that has nothing at all, everything is compared.
         let told = if is_silent(series) { &[true; COLUMNS.len()] } else { told };
-        let spoken_of = spoken_of(series);
         for (start, bucket) in &series.buckets {
             let bill = folded(&bucket.by_model, in_all);
-            let held = kept.keys().filter(|(at, model)| at == start && model.is_none() == in_all);
+            let held = kept.range((*start, None)..(Timestamp(start.0 + 1), None)).map(|(key, _)| key);
+            let held = held.filter(|(_, model)| model.is_none() == in_all);
             let models: BTreeSet<&Option<String>> = bill.keys().chain(held.map(|(_, model)| model)).collect();
             for model in models {
                 let parts = |at: i64| kept.get(&(Timestamp(at), model.clone())).copied().unwrap_or_default();

@@ -118,8 +118,6 @@ struct Storm<'a> {
     wave: usize,
     spent: Vec<SpentCap>,
     kills: u32,
-    /// Kills that are due by the end of this wave.
-    kills_due: u32,
     /// Load time until the next kill.
     kill_in: Duration,
     in_flight_at_kill: Vec<u64>,
@@ -245,7 +243,6 @@ impl<'a> Storm<'a> {
             wave: 0,
             spent: Vec::new(),
             kills: 0,
-            kills_due: 0,
             kill_in: Duration::ZERO,
             in_flight_at_kill: Vec::new(),
             restarts_ms: Vec::new(),
@@ -299,24 +296,29 @@ impl<'a> Storm<'a> {
         clock::since(self.began) > self.options.within
     }
 
+    /// Whether kills that belong into the waves so far are still to come.
+    fn kills_are_due(&self) -> bool {
+        self.kills < self.options.kills_due_by(self.wave)
+    }
+
     async fn one_wave(&mut self, wave: Wave) -> Result<()> {
-        self.kills_due = self.options.kills_due_by(self.wave);
         let tenants: Vec<&Tenant> = self.crowd.boards.iter().map(|board| &board.tenant).collect();
         let room = self.options.room_picousd();
         // Two waves are shared, and each aims at another window.
         let shared = self.wave;
         let bindings = tenants::aim(&self.admin, &self.aims, wave, shared, &tenants, room).await?;
         self.watch.aim(&bindings);
-        self.use_up(&bindings).await?;
+        let used_up = self.use_up(&bindings).await?;
         let budgets = self.sample().await?;
         let spent: Vec<SpentCap> =
-            bindings.iter().map(|binding| spent(self.wave, binding, &budgets)).collect::<Result<_>>()?;
+            bindings.iter().map(|binding| spent(self.wave, binding, &budgets, !used_up)).collect::<Result<_>>()?;
         let used_min = spent.iter().map(SpentCap::used_ratio).fold(f64::INFINITY, f64::min);
         progress(&format!(
-            "{:>4.0} s  wave {} ({}) done: {} caps bound, the least used to {:.2} %",
+            "{:>4.0} s  wave {} ({}) {}: {} caps bound, the least used to {:.2} %",
             clock::since(self.began).as_secs_f64(),
             self.wave + 1,
             wave.name(),
+            if used_up { "done" } else { "cut short" },
             spent.len(),
             used_min * 100.0,
         ));
@@ -326,27 +328,27 @@ impl<'a> Storm<'a> {
     }
 
     /// Lets the callers loose until all is refused, lets what is held settle, and again, until what binds is used up or
-    /// nothing more is admitted.
-    async fn use_up(&mut self, bindings: &[Binding]) -> Result<()> {
+    /// nothing more is admitted. False when it did not come to that.
+    async fn use_up(&mut self, bindings: &[Binding]) -> Result<bool> {
         let mut open: Vec<usize> = (0..self.crowd.boards.len()).collect();
         let mut callers = self.options.concurrency;
         for surge in 0..SURGES_MAX {
             open.iter().for_each(|&place| self.crowd.boards[place].open());
             let (admitted, kills) = (self.admitted_each(), self.kills);
-            self.surge(callers, surge == 0 || self.kills < self.kills_due).await?;
+            self.surge(callers, surge == 0 || self.kills_are_due()).await?;
             self.pending_left = self.wait_until_settled().await?;
             if self.pending_left > 0 || self.is_time_up() {
-                return Ok(());
+                return Ok(false);
             }
             let unused = self.unused(bindings).await?;
             let moved = |place: usize| self.kills != kills || self.crowd.boards[place].admitted() != admitted[place];
             open = unused.into_iter().filter(|place| moved(*place)).collect();
             if open.is_empty() {
-                return Ok(());
+                return Ok(true);
             }
             callers = self.options.concurrency.min(open.len() * LATE_CALLERS_PER_TENANT);
         }
-        Ok(())
+        Ok(true)
     }
 
     fn admitted_each(&self) -> Vec<u64> {
@@ -358,7 +360,7 @@ impl<'a> Storm<'a> {
         let budgets = self.sample().await?;
         let mut unused = vec![false; self.crowd.boards.len()];
         for binding in bindings {
-            if spent(self.wave, binding, &budgets)?.used_ratio() >= USED_ENOUGH {
+            if spent(self.wave, binding, &budgets, false)?.used_ratio() >= USED_ENOUGH {
                 continue;
             }
             for (place, board) in self.crowd.boards.iter().enumerate() {
@@ -391,7 +393,7 @@ impl<'a> Storm<'a> {
             tokio::time::sleep(TICK).await;
             self.check_alive()?;
             self.kill_in = self.kill_in.saturating_sub(clock::since(before));
-            if may_kill && self.kills < self.kills_due && self.kill_in.is_zero() && self.is_under_load(crowd) {
+            if may_kill && self.kills_are_due() && self.kill_in.is_zero() && self.is_under_load(crowd) {
                 self.crash().await?;
                 self.kill_in = self.draw_kill();
             }
@@ -501,11 +503,7 @@ impl<'a> Storm<'a> {
         match (drift_in(&said), output.status.success()) {
             (Some(Picousd(0)), true) | (None, true) => Ok(()),
             (Some(drift), false) if drift.0 != 0 => {
-                self.watch.worst().note_ledger(&crate::admin::Ledger {
-                    drift_picousd: drift,
-                    reservations_pending: 0,
-                    oldest_pending_overdue_ms: None,
-                });
+                self.watch.worst().note_drift(drift.0);
                 Ok(())
             }
             _ => bail!("ledger verify: {}\n{said}{}", output.status, String::from_utf8_lossy(&output.stderr)),
@@ -572,7 +570,7 @@ impl<'a> Storm<'a> {
 }
 
 /// What became of a cap's room.
-fn spent(wave: usize, binding: &Binding, budgets: &HashMap<String, Budget>) -> Result<SpentCap> {
+fn spent(wave: usize, binding: &Binding, budgets: &HashMap<String, Budget>, cut_short: bool) -> Result<SpentCap> {
     let (before, name) = (&binding.before, binding.before.name());
     let now = budgets.get(&name).with_context(|| format!("the budget '{name}' is gone"))?;
     Ok(SpentCap {
@@ -584,6 +582,7 @@ fn spent(wave: usize, binding: &Binding, budgets: &HashMap<String, Budget>) -> R
         bounded_picousd: now.bounded_picousd.0 - before.bounded_picousd.0,
         indeterminate_picousd: now.indeterminate_picousd.0 - before.indeterminate_picousd.0,
         rolled_over: now.resets_at != before.resets_at,
+        cut_short,
     })
 }
 
@@ -671,11 +670,11 @@ mod tests {
             ..Budget::default()
         };
         let binding = Binding::of_test(Aim { part: Part::Key, window: "hour" }, 100, budget(1000, 50, "a"));
-        let now = |budget: Budget| spent(1, &binding, &HashMap::from([(budget.name(), budget)])).unwrap();
+        let now = |budget: Budget| spent(1, &binding, &HashMap::from([(budget.name(), budget)]), false).unwrap();
         let cap = now(budget(1090, 59, "a"));
         assert_eq!((cap.posted_picousd, cap.bounded_picousd, cap.indeterminate_picousd), (90, 9, 9));
         assert!((cap.used_ratio() - 0.99).abs() < 1e-12 && !cap.rolled_over);
         assert!(now(budget(5, 0, "b")).rolled_over);
-        assert!(spent(1, &binding, &HashMap::new()).is_err());
+        assert!(spent(1, &binding, &HashMap::new(), false).is_err());
     }
 }

@@ -16,7 +16,7 @@ use super::watch::Worst;
 /// At least so much of a cap is spendable.
 const CAP_USED_MIN: f64 = 0.99;
 
-/// A cap that was driven to refusal: what was spent of its room since it was set, after everything had settled.
+/// A cap under load: what was spent of its room since it was set, after everything had settled.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SpentCap {
     /// From 0.
@@ -30,6 +30,8 @@ pub struct SpentCap {
     pub indeterminate_picousd: i128,
     /// Its window ended meanwhile: what was spent before is not in it any more, and nothing is said about it.
     pub rolled_over: bool,
+    /// The storm ended before all was refused under it: it was held, but how much of it can be spent is not known.
+    pub cut_short: bool,
 }
 
 /// Everything that was found.
@@ -92,6 +94,7 @@ pub struct Report {
     /// Pairs of scope and window of which some cap has bound.
     pub caps_kinds: usize,
     pub caps_rolled_over: usize,
+    pub caps_cut_short: usize,
     pub samples: u64,
     pub idempotency: bool,
     pub idempotency_keys: u64,
@@ -229,6 +232,7 @@ impl Findings {
             caps: self.caps.len(),
             caps_kinds: self.by_aim().len(),
             caps_rolled_over: self.caps.iter().filter(|cap| cap.rolled_over).count(),
+            caps_cut_short: self.caps.iter().filter(|cap| cap.cut_short).count(),
             samples: self.worst.samples,
             idempotency: self.idempotency,
             idempotency_keys: repeats.keys,
@@ -274,9 +278,10 @@ impl Findings {
         examples
     }
 
-    /// Of the least used cap; 0 when there is none.
+    /// Of the least used cap that was driven to refusal; 0 when there is none.
     fn cap_used_min(&self) -> f64 {
-        self.judged_caps().map(SpentCap::used_ratio).min_by(f64::total_cmp).unwrap_or(0.0)
+        let driven_to_refusal = self.judged_caps().filter(|cap| !cap.cut_short);
+        driven_to_refusal.map(SpentCap::used_ratio).min_by(f64::total_cmp).unwrap_or(0.0)
     }
 
     fn judged_caps(&self) -> impl Iterator<Item = &SpentCap> {
@@ -387,6 +392,10 @@ impl Findings {
         if rolled_over > 0 {
             rows.push(row("caps whose window ended meanwhile, not judged", rolled_over.to_string()));
         }
+        let cut_short = self.caps.iter().filter(|cap| cap.cut_short).count();
+        if cut_short > 0 {
+            rows.push(row("caps not used up when time was up", cut_short.to_string()));
+        }
         let broken = self.broken_promises();
         rows.extend(broken.iter().map(|promise| row("BROKEN", promise.clone())));
         if broken.is_empty() {
@@ -411,6 +420,7 @@ mod tests {
             bounded_picousd: 100,
             indeterminate_picousd: 95,
             rolled_over: false,
+            cut_short: false,
         }
     }
 
@@ -487,6 +497,18 @@ mod tests {
         assert_eq!(found.broken_promises(), Vec::<String>::new());
         assert_eq!((found.report().caps_rolled_over, found.report().caps_kinds), (1, 1));
         assert!(found.tables().contains("not judged"));
+    }
+
+    #[test]
+    fn a_cap_that_was_not_used_up_in_time_says_nothing_of_what_can_be_spent_and_still_may_not_be_passed() {
+        let mut found = calm();
+        found.caps[0] = SpentCap { cut_short: true, posted_picousd: 3, ..found.caps[0] };
+        assert_eq!(found.broken_promises(), Vec::<String>::new());
+        assert_eq!(found.report().caps_cut_short, 1);
+        found.caps[0].posted_picousd = 906;
+        assert_eq!(found.report().overshoot_picousd, 1);
+        found.caps[1].cut_short = true;
+        assert!(found.broken_promises().join("; ").contains("spendable"), "nothing was shown of any");
     }
 
     #[test]

@@ -146,7 +146,8 @@ struct StormArguments {
     /// HTTP/1.1 from the gateway to the simulator: twice the open files.
     #[arg(long)]
     provider_http1: bool,
-    /// Begins no further wave after so many minutes; kills that are missing then are a broken promise.
+    /// Stops after so many minutes, in the midst of a wave too; kills that are missing and caps that are not used up then are
+    /// broken promises.
     #[arg(long, default_value_t = 30)]
     minutes_max: u64,
 }

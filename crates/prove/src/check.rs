@@ -30,6 +30,13 @@ pub struct Violation {
 /// Tells how far the search is. Gets what was reached so far and the depth; called about once a second.
 pub type Progress<'a> = &'a mut (dyn FnMut(usize, usize) + Send);
 
+/// Whether nothing can happen any more. Every path ends so: each action uses up something that does not come back.
+pub fn is_at_rest<M: Model>(model: &M, state: &M::State) -> bool {
+    let mut actions = Vec::new();
+    model.actions(state, &mut actions);
+    actions.into_iter().all(|action| model.next_state(state, action).is_none())
+}
+
 /// Visits every state.
 pub fn exhaustively<M>(model: M, threads: usize, progress: Progress<'_>) -> Checked
 where

@@ -49,10 +49,7 @@ impl Trial {
     }
 
     pub fn protocol(&self) -> Protocol {
-        match self.model {
-            Search::Reserve(..) => Protocol::Reserve,
-            Search::Lease(..) => Protocol::Lease,
-        }
+        self.model.protocol()
     }
 
     /// The properties that must hold in every state.
@@ -86,10 +83,7 @@ impl MustFail {
     }
 
     pub fn protocol(&self) -> Protocol {
-        match self.model {
-            Search::Reserve(..) => Protocol::Reserve,
-            Search::Lease(..) => Protocol::Lease,
-        }
+        self.model.protocol()
     }
 
     /// The shortest way to the violation; `None` if it was not caught.
@@ -117,6 +111,13 @@ impl MustFail {
 // === impl Search ===
 
 impl Search {
+    fn protocol(&self) -> Protocol {
+        match self {
+            Search::Reserve(..) => Protocol::Reserve,
+            Search::Lease(..) => Protocol::Lease,
+        }
+    }
+
     fn exhaustively(&self, threads: usize, progress: Progress<'_>) -> Checked {
         match self.clone() {
             Self::Reserve(bounds, flaw) => {

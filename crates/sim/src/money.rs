@@ -135,23 +135,24 @@ impl Price {
     }
 
     pub fn cost_picousd(&self, tokens: Tokens) -> u128 {
-        self.lines(tokens).into_iter().map(|(_, tokens, price)| u128::from(tokens) * price).sum()
+        self.lines(tokens).map(|(_, tokens, price)| u128::from(tokens) * price).sum()
     }
 
     /// What the bill lists for `tokens`: how many of each, and at which price a token. Audio that has no price of its
-    /// own (the simulator refuses it) would be billed as text.
-    pub fn lines(&self, tokens: Tokens) -> [(Line, u64, u128); 5] {
+    /// own (the simulator refuses it) would be billed as text. Of what there is none, there is no line.
+    pub fn lines(&self, tokens: Tokens) -> impl Iterator<Item = (Line, u64, u128)> + use<> {
         let audio_in = tokens.prompt_audio.min(tokens.prompt);
         let cached = tokens.cached.min(tokens.prompt - audio_in);
         let audio_out = tokens.completion_audio.min(tokens.completion);
         let audio = self.audio.unwrap_or(AudioPrice { input: self.input, output: self.output });
-        [
+        let lines = [
             (Line::Input, tokens.prompt - audio_in - cached, self.input),
             (Line::CachedInput, cached, self.cached_input),
             (Line::AudioInput, audio_in, audio.input),
             (Line::Output, tokens.completion - audio_out, self.output),
             (Line::AudioOutput, audio_out, audio.output),
-        ]
+        ];
+        lines.into_iter().filter(|(_, tokens, _)| *tokens > 0)
     }
 
     fn each(&mut self, change: impl Fn(u128) -> anyhow::Result<u128>) -> anyhow::Result<()> {

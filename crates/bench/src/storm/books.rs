@@ -256,7 +256,7 @@ mod tests {
     use crate::admin::Picousd;
     use crate::canned::{Canned, block_on, serve};
 
-    use super::super::callers::{Board, Crowd};
+    use super::super::callers::Crowd;
     use super::super::repeat::Repeats;
     use super::super::tenants::{Key, Tenant};
     use super::*;
@@ -314,7 +314,7 @@ mod tests {
         let key = |id: &str| Key { id: id.to_owned(), authorization: http::HeaderValue::from_static("x") };
         let tenant =
             Tenant { id: "t".to_owned(), plan: 0, plain: key("p"), repeats: key("r"), end_users: ["ann", "bob"] };
-        let mut crowd = Crowd::new(origin.clone(), vec![Board::new(tenant).tenant], 1, 1);
+        let mut crowd = Crowd::new(origin.clone(), vec![tenant], 1, 1);
         crowd.repeats = true;
         let served_twice = keys_served_twice.iter().map(|ids| ids.iter().copied().collect()).collect();
         let seen = Seen { repeats: Repeats { served_twice, ..Repeats::default() }, ..Seen::default() };

@@ -496,7 +496,7 @@ mod tests {
         let key = |value| Key { id: "k".to_owned(), authorization: HeaderValue::from_static(value) };
         let (plain, repeats) = (key("Bearer tg_x"), key("Bearer tg_repeats"));
         let tenant = Tenant { id: "t".to_owned(), plan: 0, plain, repeats, end_users: ["ann", "bob"] };
-        Crowd::new(gateway, vec![Board::new(tenant).tenant], 2, refusals_in_row)
+        Crowd::new(gateway, vec![tenant], 2, refusals_in_row)
     }
 
     /// One caller against canned answers, until the crowd has asked so often.

@@ -120,10 +120,14 @@ impl Worst {
         }
     }
 
-    pub fn note_ledger(&mut self, ledger: &Ledger) {
-        if ledger.drift_picousd.0.abs() > self.drift_picousd.abs() {
-            self.drift_picousd = ledger.drift_picousd.0;
+    pub fn note_drift(&mut self, drift_picousd: i128) {
+        if drift_picousd.abs() > self.drift_picousd.abs() {
+            self.drift_picousd = drift_picousd;
         }
+    }
+
+    pub fn note_ledger(&mut self, ledger: &Ledger) {
+        self.note_drift(ledger.drift_picousd.0);
         if ledger.oldest_pending_overdue_ms.unwrap_or_default() > OVERDUE_MS_MAX {
             self.overdue += 1;
             self.first.get_or_insert_with(|| format!("a pending hold is overdue: {ledger:?}"));

@@ -1,9 +1,10 @@
 //! What must hold of a budget on several nodes, in every state that can be reached; and what must be reachable.
 
-use stateright::{Model, Property};
+use stateright::Property;
 
 use super::{BOOTS, BootId, Bounds, Fleet, Phase, Standing, State};
 use crate::Amount;
+use crate::check::is_at_rest;
 
 /// The properties by name: what a violation is called, and what a variant that must fail must violate.
 pub mod names {
@@ -121,11 +122,4 @@ fn has_doubt_settled(state: &State, id: BootId) -> bool {
 fn is_settled(state: &State) -> bool {
     let account = &state.authority.account;
     account.leased == 0 && account.indeterminate == 0 && (state.aged || account.posted == billed(state))
-}
-
-/// Whether nothing can happen any more.
-fn is_at_rest(fleet: &Fleet, state: &State) -> bool {
-    let mut actions = Vec::new();
-    fleet.actions(state, &mut actions);
-    actions.into_iter().all(|action| fleet.next_state(state, action).is_none())
 }

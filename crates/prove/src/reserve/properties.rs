@@ -1,10 +1,11 @@
 //! What must hold of one node, in every state that can be reached; and what must be reachable, so that the model is not
 //! right merely because nothing happens in it.
 
-use stateright::{Model, Property};
+use stateright::Property;
 
 use super::{Books, Bounds, Node, SCOPES, Stage, State, TENANT, Totals};
 use crate::Amount;
+use crate::check::is_at_rest;
 
 /// The properties by name: what a violation is called, and what a variant that must fail must violate.
 pub mod names {
@@ -142,11 +143,4 @@ fn is_answered_posted(state: &State) -> bool {
 
 fn has_nothing_open(state: &State) -> bool {
     state.buffer.is_empty() && !state.live.runs.iter().any(super::Run::is_open)
-}
-
-/// Whether nothing can happen any more. Every path ends so: each action uses up something that does not come back.
-fn is_at_rest(node: &Node, state: &State) -> bool {
-    let mut actions = Vec::new();
-    node.actions(state, &mut actions);
-    actions.into_iter().all(|action| node.next_state(state, action).is_none())
 }

@@ -106,7 +106,7 @@ pub fn cost_report(truth: &Truth, query: Option<&str>, now_s: u64) -> Result<Vec
     Ok(answer(truth, &page, &selection, |group, sums| match &group.model {
         None => vec![Cost::of(sums.cost_picousd)],
         Some(model) => {
-            let lines = truth.prices().of(model).lines(sums.tokens).into_iter().filter(|(_, tokens, _)| *tokens > 0);
+            let lines = truth.prices().of(model).lines(sums.tokens);
             lines.map(|(line, tokens, price)| Cost::of(u128::from(tokens) * price).described(model, line)).collect()
         }
     }))

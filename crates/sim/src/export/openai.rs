@@ -145,7 +145,7 @@ pub fn costs(truth: &Truth, query: Option<&str>, now_s: u64) -> Result<Vec<u8>, 
     answer(truth, &page, &selection, &query, |group, sums| match &group.model {
         None => vec![cost(group, None, None, sums.cost_picousd)],
         Some(model) => {
-            let lines = truth.prices().of(model).lines(sums.tokens).into_iter().filter(|(_, tokens, _)| *tokens > 0);
+            let lines = truth.prices().of(model).lines(sums.tokens);
             let item = |line| Some(format!("{model}, {}", line_name(line)));
             lines
                 .map(|(line, tokens, price)| cost(group, item(line), Some(tokens), u128::from(tokens) * price))

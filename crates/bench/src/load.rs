@@ -5,7 +5,7 @@
 //! a closed loop, one histogram for all. Run it on a current-thread runtime.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -28,6 +28,8 @@ use crate::sse::{Event, SseReader, carries_text};
 
 /// A request without a complete answer after this long counts as broken.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
+/// Odd, and far from any simple fraction: multiples of it scatter evenly (Knuth, TAOCP 3, 6.4).
+const SCATTER: usize = 0x9e37_79b9_7f4a_7c15;
 /// How much of an unexpected answer is quoted.
 const QUOTE_BYTES: usize = 400;
 
@@ -44,12 +46,14 @@ pub struct Load {
     pub pid: Option<u32>,
 }
 
-/// The one request that is sent again and again.
+/// The one request that is sent again and again, for one key or for many in turn.
 #[derive(Clone, Debug)]
 pub struct Ask {
     pub origin: Origin,
     request: Request<Full<Bytes>>,
     stream: bool,
+    authorizations: Arc<[HeaderValue]>,
+    turn: Arc<AtomicUsize>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -98,17 +102,21 @@ struct Gate {
 
 impl Ask {
     /// A POST of a JSON body; `stream` says how the answer is read.
-    pub fn post(origin: Origin, path: &str, key: Option<&str>, body: impl Into<Bytes>, stream: bool) -> Result<Self> {
+    pub fn post(origin: Origin, path: &str, keys: &[&str], body: impl Into<Bytes>, stream: bool) -> Result<Self> {
         let mut request = origin.request(Method::POST, path, body)?;
         request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if let Some(key) = key {
-            request.headers_mut().insert(AUTHORIZATION, bearer_value(key)?);
-        }
-        Ok(Self { origin, request, stream })
+        let authorizations = keys.iter().map(|key| bearer_value(key)).collect::<Result<_>>()?;
+        Ok(Self { origin, request, stream, authorizations, turn: Arc::default() })
     }
 
     pub fn request(&self) -> Request<Full<Bytes>> {
-        self.request.clone()
+        let mut request = self.request.clone();
+        if !self.authorizations.is_empty() {
+            // In an order that no cache has foreseen.
+            let turn = self.turn.fetch_add(1, Ordering::Relaxed).wrapping_mul(SCATTER) % self.authorizations.len();
+            request.headers_mut().insert(AUTHORIZATION, self.authorizations[turn].clone());
+        }
+        request
     }
 }
 
@@ -403,7 +411,7 @@ mod tests {
 
     fn run(server: Origin, stream: bool, mode: Mode, requests: u64) -> Outcome {
         block_on(async {
-            let ask = Ask::post(server, "/", Some("tg_x"), "{}", stream).unwrap();
+            let ask = Ask::post(server, "/", &["tg_x"], "{}", stream).unwrap();
             let pid = Some(std::process::id());
             let load = Load { ask, mode, during: Duration::from_secs(30), requests_max: Some(requests), pid };
             load.run().await.unwrap()
@@ -420,6 +428,14 @@ mod tests {
         outcome.demand_success("test").unwrap();
         assert_eq!((outcome.answered(), outcome.latency.count(), outcome.body_bytes), (100, 100, 200));
         assert!(outcome.cpu_us_per_request().is_some() && outcome.cores_busy().is_some());
+    }
+
+    #[test]
+    fn many_keys_are_used_in_turn() {
+        let origin = always(|| Canned::json(200, "{}"));
+        let ask = Ask::post(origin, "/", &["a", "b"], "{}", false).unwrap();
+        let used = [(); 3].map(|()| ask.request().headers()[AUTHORIZATION].to_str().unwrap().to_owned());
+        assert_eq!(used, ["Bearer a", "Bearer b", "Bearer a"]);
     }
 
     #[test]

@@ -71,6 +71,9 @@ struct LoadArguments {
     /// API key.
     #[arg(long)]
     key: Option<String>,
+    /// API keys, one a line, used in turn.
+    #[arg(long, value_name = "FILE", conflicts_with = "key")]
+    keys: Option<PathBuf>,
     #[arg(long, default_value = "gpt-4o-mini")]
     model: String,
     #[arg(long, default_value_t = 60)]
@@ -208,7 +211,9 @@ impl LoadArguments {
     fn load(&self) -> Result<Load> {
         let (origin, path) = Origin::split(&self.url)?;
         let path = if path == "/" { self.usual_path().to_owned() } else { path };
-        let ask = Ask::post(origin, &path, self.key.as_deref(), self.body()?, self.stream)?;
+        let listed = self.keys.as_ref().map(std::fs::read_to_string).transpose().context("cannot read --keys")?;
+        let keys: Vec<&str> = listed.iter().flat_map(|text| text.lines()).chain(self.key.as_deref()).collect();
+        let ask = Ask::post(origin, &path, &keys, self.body()?, self.stream)?;
         let mode = match self.mode {
             LoopMode::Closed => Mode::Closed { connections: self.connections },
             LoopMode::Open => Mode::Open { rate_per_s: self.rate, connections_max: self.connections },

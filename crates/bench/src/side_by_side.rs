@@ -235,7 +235,7 @@ impl Contender {
     fn new(name: &'static str, pid: u32, address: &Address<'_>) -> Result<Self> {
         let ask = |origin: &Origin, prefix: &str, body: Value, stream: bool| {
             let path = format!("{prefix}/v1/chat/completions");
-            Ask::post(origin.clone(), &path, address.key, body.to_string(), stream)
+            Ask::post(origin.clone(), &path, address.key.as_slice(), body.to_string(), stream)
         };
         let chat = chat_body(CHAT_MODEL, ANSWER_TOKENS, false);
         let stream = chat_body(CHAT_MODEL, STREAM_TOKENS, true);

@@ -1,5 +1,6 @@
 //! Measurements of the store alone, run by `scripts/scale`: how many reserve-and-settle pairs a second become durable,
-//! beside what the bare journal allows; and a store filled with many tenants and events, for whoever starts on it.
+//! beside what the bare journal allows; and a store filled with many tenants and events, for whoever starts on it, with the
+//! tenants' keys on standard output.
 //!
 //! ```sh
 //! cargo run --profile profiling -p tollgate-store --example measure -- pairs DIR [WRITERS] [SECONDS]
@@ -8,6 +9,7 @@
 #![expect(clippy::disallowed_methods, reason = "a measurement reads the clock and makes the folders it works in")]
 
 use std::error::Error;
+use std::io::Write;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -144,6 +146,7 @@ fn sample(spender: &Spender, number: u64) -> Record {
         price_version: "2026-11".into(),
         idempotency: None,
         attribution: None,
+        policy: None,
     }))
 }
 
@@ -161,6 +164,7 @@ fn fill(dir: &Path, tenants: u64, events: u64, master_key: &str) -> Result<()> {
     let began = Instant::now();
     found(&store, tenants)?;
     eprintln!("{tenants} tenants after {:.0?}", began.elapsed());
+    (0..tenants).try_for_each(|n| writeln!(std::io::stdout(), "{}", secret(n)))?;
     let spenders = (0..tenants).map(|n| spender(&tenant(n)?)).collect::<Result<Vec<_>>>()?;
     let mut last = 0;
     for number in 0..events {
@@ -198,8 +202,7 @@ fn found(store: &Store, tenants: u64) -> Result<()> {
         let (id, at) = (tenant(n)?, Timestamp(0));
         store.vault.create(&id)?;
         let project: Project = Project { tenant: id.clone(), id: "default".parse()?, created_at: at, label: None };
-        let mut digest = [0; 32];
-        digest[..8].copy_from_slice(&n.to_le_bytes());
+        let digest = store.vault.digest(&secret(n));
         let key = ApiKey::new(format!("k{n}").parse()?, id.clone(), project.id.clone(), digest, at);
         change(Change::TenantCreated(Tenant::new(id, plan.id.clone(), at)))?;
         change(Change::ProjectCreated(project))?;
@@ -212,6 +215,11 @@ fn found(store: &Store, tenants: u64) -> Result<()> {
 
 fn tenant(n: u64) -> Result<TenantId> {
     Ok(format!("tenant-{n}").parse()?)
+}
+
+/// What a tenant of a measurement shows at the door: no secret.
+fn secret(n: u64) -> String {
+    format!("tg_k{n}_measured")
 }
 
 fn spender(tenant: &TenantId) -> Result<Spender> {
@@ -243,6 +251,7 @@ fn reserve(books: &Arc<Books<JournalWriter>>, spender: &Spender, number: u64) ->
             price_version: "2026-11".into(),
             idempotency: None,
             attribution: None,
+            policy: None,
         };
         match books.reserve(draft, |_| (amounts(), ())) {
             Ok((reservation, ())) => return Ok(reservation),

@@ -1,0 +1,310 @@
+//! One bundle, compiled: asked many times a second, bounded in what it may cost.
+//!
+//! The engine is regorus, by its register machine; a program is compiled once and shared, a machine is used by one thread at a
+//! time and used again. What a decision may cost is bounded three ways: instructions, time, memory. Whoever exceeds one has
+//! not decided, and what has not been decided is refused.
+
+use std::fmt;
+use std::num::{NonZeroU32, NonZeroU64};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use regorus::languages::rego::compiler::Compiler;
+use regorus::rvm::RegoVM;
+use regorus::rvm::program::Program;
+use regorus::unstable::{Lexer, Module as Syntax, Ref, Source, Span, TokenKind};
+use regorus::utils::limits::ExecutionTimerConfig;
+use regorus::{Engine, MemoryBudgetConfig, Value};
+
+use crate::bundle::{Bundle, Module};
+use crate::fingerprint::{Digest, Fingerprint, canonical};
+use crate::obligations::Obligations;
+use crate::question::{Fields, Question};
+use crate::reads::{Path, Reads, Wrong};
+
+/// The package that decides.
+pub const PACKAGE: [&str; 2] = ["tollgate", "admission"];
+/// The package of ours that gathers what the bundle's says, so that it is asked once.
+const GATHER: &str = "tollgate_decision";
+const ENTRY: &str = "data.tollgate_decision.decision";
+/// As the fingerprint names the engine: another one may read the same text differently.
+const ENGINE: &str = "regorus 0.14.1";
+
+/// What one decision may cost. A policy that people write needs some hundred instructions.
+pub const INSTRUCTIONS_MAX: usize = 25_000;
+pub const TIME_MAX: Duration = Duration::from_millis(5);
+/// What the machine may hold at a time: texts multiply no further than this allows, see [`crate::reads`].
+pub const MEMORY_MAX: NonZeroU64 = NonZeroU64::new(128 << 10).expect("not zero");
+/// Instructions between two looks at the clock.
+const CLOCK_EVERY: NonZeroU32 = NonZeroU32::new(64).expect("not zero");
+/// What the parser may have to try, at some microseconds each.
+const TRIES_MAX: u64 = 1 << 18;
+/// Reasons that are passed on, and characters of each.
+pub const REASONS_MAX: usize = 8;
+pub const REASON_CHARS_MAX: usize = 200;
+
+/// A bundle that can decide.
+pub struct Law {
+    pub revision: String,
+    pub fingerprint: Fingerprint,
+    pub fields: Fields,
+    program: Arc<Program>,
+    data: Value,
+    /// Machines that are not in use.
+    machines: Mutex<Vec<RegoVM>>,
+}
+
+/// Why a bundle is no law.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LawError {
+    #[error("{0}")]
+    Syntax(String),
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Wrong(Vec<Wrong>),
+    #[error("no rule says data.tollgate.admission.allow; without it nothing is ever allowed")]
+    NoAllow,
+    #[error("the package '{0}' lies outside of the manifest's roots; add its root, or move it")]
+    OutsideRoots(String),
+    #[error("the package '{0}' is Tollgate's own")]
+    Reserved(String),
+}
+
+/// What a bundle says of one request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Allowed(Obligations),
+    /// With the reasons of its `deny`, sorted. None: no rule allowed it.
+    Denied(Vec<String>),
+}
+
+/// A bundle failed to decide: the request is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the policy did not decide: {0}")]
+pub struct Undecided(pub String);
+
+// === impl Law ===
+
+impl Law {
+    pub fn compile(bundle: &Bundle) -> Result<Self, LawError> {
+        let mut engine = engine(&bundle.modules, &bundle.data)?;
+        let modules = engine.get_modules().clone();
+        let reads = Reads::of(&modules, &PACKAGE).map_err(LawError::Wrong)?;
+        let rules = check_packages(bundle, &modules)?;
+        let gather = gather(&rules)?;
+        add(&mut engine, &Module { path: "tollgate: what the bundle says".to_owned(), text: gather })?;
+        let syntax = |error: &dyn fmt::Display| LawError::Syntax(error.to_string());
+        let policy = engine.compile_with_entrypoint(&ENTRY.into()).map_err(|error| syntax(&error))?;
+        let program = Compiler::compile_from_policy(&policy, &[ENTRY]).map_err(|error| syntax(&error))?;
+        let law = Self {
+            revision: bundle.revision.clone(),
+            fingerprint: fingerprint(bundle, &reads),
+            fields: reads.fields,
+            program,
+            data: Value::from(bundle.data.clone()),
+            machines: Mutex::default(),
+        };
+        // A machine that cannot be made is better known now.
+        let machine = law.machine().map_err(|Undecided(why)| LawError::Syntax(why))?;
+        law.give_back(machine);
+        Ok(law)
+    }
+
+    /// What the bundle says of a question.
+    pub fn decide(&self, question: &Question<'_>) -> Result<Verdict, Undecided> {
+        self.decide_input(question.input(self.fields))
+    }
+
+    /// The same of a whole document `input`.
+    pub fn decide_input(&self, input: Value) -> Result<Verdict, Undecided> {
+        let mut machine = self.machine()?;
+        machine.set_input(input);
+        let said = machine.execute_entry_point_by_index(0).map_err(|error| undecided(&error))?;
+        // One that failed is not used again: nobody says what is left in it.
+        let verdict = verdict(&said);
+        self.give_back(machine);
+        verdict
+    }
+
+    fn machine(&self) -> Result<RegoVM, Undecided> {
+        let idle = self.machines.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        if let Some(machine) = idle {
+            return Ok(machine);
+        }
+        let mut machine = RegoVM::new();
+        machine.load_program(Arc::clone(&self.program));
+        machine.set_max_instructions(INSTRUCTIONS_MAX);
+        machine.set_execution_timer_config(Some(ExecutionTimerConfig { limit: TIME_MAX, check_interval: CLOCK_EVERY }));
+        machine.set_memory_budget_config(Some(MemoryBudgetConfig { limit: MEMORY_MAX }));
+        machine.set_data(self.data.clone()).map_err(|error| undecided(&error))?;
+        Ok(machine)
+    }
+
+    fn give_back(&self, mut machine: RegoVM) {
+        machine.set_input(Value::Undefined);
+        self.machines.lock().unwrap_or_else(PoisonError::into_inner).push(machine);
+    }
+}
+
+impl fmt::Debug for Law {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Law").field("fingerprint", &self.fingerprint.to_string()).finish_non_exhaustive()
+    }
+}
+
+/// An engine with these modules and this data.
+pub(crate) fn engine(modules: &[Module], data: &serde_json::Value) -> Result<Engine, LawError> {
+    let mut engine = Engine::new();
+    engine.set_strict_builtin_errors(false);
+    for module in modules {
+        add(&mut engine, module)?;
+    }
+    engine.add_data(Value::from(data.clone())).map_err(|error| LawError::Syntax(error.to_string()))?;
+    Ok(engine)
+}
+
+fn add(engine: &mut Engine, module: &Module) -> Result<(), LawError> {
+    check_nesting(module)?;
+    let added = engine.add_policy(module.path.clone(), module.text.clone());
+    added.map(|_| ()).map_err(|error| LawError::Syntax(error.to_string().trim().to_owned()))
+}
+
+/// The rules of the deciding package, after looking whether every package may be there.
+fn check_packages(bundle: &Bundle, modules: &[Ref<Syntax>]) -> Result<Vec<String>, LawError> {
+    let mut rules = Vec::new();
+    for module in modules {
+        let package = crate::reads::package_of(module);
+        if package.first().is_some_and(|first| first == GATHER) {
+            return Err(LawError::Reserved(package.join(".")));
+        }
+        if !bundle.owns(&package) {
+            return Err(LawError::OutsideRoots(package.join(".")));
+        }
+        if package == PACKAGE {
+            rules.extend(module.policy.iter().filter_map(|rule| crate::reads::name_of(rule)));
+        }
+    }
+    Ok(rules)
+}
+
+/// A module of ours that gathers what the bundle's rules say, of those that there are.
+fn gather(rules: &[String]) -> Result<String, LawError> {
+    let has = |name: &str| rules.iter().any(|rule| rule == name);
+    if !has("allow") {
+        return Err(LawError::NoAllow);
+    }
+    let mut text = format!(
+        "package {GATHER}\n\
+         decision := {{\"allow\": allow, \"deny\": deny, \"obligations\": obligations}}\n\
+         default allow := false\n\
+         allow if data.tollgate.admission.allow == true\n"
+    );
+    text.push_str(match has("deny") {
+        true => "default deny := []\ndeny := data.tollgate.admission.deny\n",
+        false => "deny := []\n",
+    });
+    text.push_str(match has("obligations") {
+        true => "default obligations := {}\nobligations := data.tollgate.admission.obligations\n",
+        false => "obligations := {}\n",
+    });
+    Ok(text)
+}
+
+fn undecided(error: &dyn fmt::Display) -> Undecided {
+    Undecided(error.to_string().chars().filter(|char| !char.is_control()).take(REASON_CHARS_MAX).collect())
+}
+
+fn verdict(said: &Value) -> Result<Verdict, Undecided> {
+    let malformed = |what: &str| Undecided(what.to_owned());
+    let field = |name: &str| &said[&Value::from(name)];
+    let denied = match field("deny") {
+        Value::Set(reasons) => reasons.iter_sorted().map(reason).collect::<Result<Vec<_>, _>>()?,
+        // As we say it where no rule of the bundle's does.
+        Value::Array(none) if none.is_empty() => Vec::new(),
+        _ => return Err(malformed("deny is a set of texts")),
+    };
+    match field("allow") {
+        Value::Bool(true) if denied.is_empty() => {
+            Obligations::read(field("obligations")).map(Verdict::Allowed).map_err(Undecided)
+        }
+        Value::Bool(_) => Ok(Verdict::Denied(denied.into_iter().take(REASONS_MAX).collect())),
+        _ => Err(malformed("it says neither yes nor no")),
+    }
+}
+
+fn reason(value: &Value) -> Result<String, Undecided> {
+    let text = value.as_string().map_err(|_| Undecided("each reason of deny is a text".to_owned()))?;
+    Ok(text.chars().filter(|char| !char.is_control()).take(REASON_CHARS_MAX).collect())
+}
+
+/// Of the modules and the data that the decision can read, each in a form in which only what it means counts.
+fn fingerprint(bundle: &Bundle, reads: &Reads) -> Fingerprint {
+    let mut digest = Digest::new("tollgate policy 1");
+    digest.add(ENGINE.as_bytes());
+    let mut texts: Vec<String> = reads.modules.iter().map(|index| tokens(&bundle.modules[*index])).collect();
+    texts.sort();
+    for text in &texts {
+        digest.add(b"module");
+        digest.add(text.as_bytes());
+    }
+    for path in &reads.data {
+        if let Some(value) = at(&bundle.data, path) {
+            digest.add(b"data");
+            path.iter().for_each(|part| digest.add(part.as_bytes()));
+            digest.add(canonical(value).as_bytes());
+        }
+    }
+    digest.finish()
+}
+
+/// What data lies at a path, or is the last on the way to it that is no object.
+fn at<'a>(data: &'a serde_json::Value, path: &Path) -> Option<&'a serde_json::Value> {
+    path.iter().try_fold(data, |value, part| match value {
+        serde_json::Value::Object(fields) => fields.get(part),
+        whole => Some(whole),
+    })
+}
+
+/// The engine's parser tries each bracket twice, also those within: what it has to try altogether is bounded before.
+fn check_nesting(module: &Module) -> Result<(), LawError> {
+    let (mut depth, mut tries) = (0_u32, 0_u64);
+    for_each_token(module, |kind, span| match span.text() {
+        "[" | "{" | "(" if kind == TokenKind::Symbol => {
+            depth += 1;
+            tries = tries.saturating_add(1_u64.checked_shl(depth).unwrap_or(u64::MAX));
+        }
+        "]" | "}" | ")" if kind == TokenKind::Symbol => depth = depth.saturating_sub(1),
+        _ => {}
+    });
+    if tries > TRIES_MAX {
+        return Err(LawError::Syntax(format!("{}: brackets are nested too deep; name a part of it", module.path)));
+    }
+    Ok(())
+}
+
+/// A module without its comments and its layout.
+fn tokens(module: &Module) -> String {
+    let (mut text, mut line) = (String::new(), 0);
+    for_each_token(module, |kind, span| {
+        // A statement ends with its line.
+        text.push(if span.line == line { ' ' } else { '\n' });
+        line = span.line;
+        let quote = match kind {
+            TokenKind::String => "\"",
+            TokenKind::RawString => "`",
+            _ => "",
+        };
+        text.extend([quote, span.text(), quote]);
+    });
+    text
+}
+
+/// Up to the end, or to where the text is no Rego.
+fn for_each_token(module: &Module, mut each: impl FnMut(TokenKind, &Span)) {
+    let Ok(source) = Source::from_contents(module.path.clone(), module.text.clone()) else { return };
+    let mut lexer = Lexer::new(&source);
+    while let Ok(token) = lexer.next_token()
+        && token.0 != TokenKind::Eof
+    {
+        each(token.0, &token.1);
+    }
+}

@@ -1,0 +1,539 @@
+//! What a decision can read, found in the syntax tree: which modules, which data, which fields of the question.
+//!
+//! Conservative: whatever may be read counts as read. A module is reached whole. Where a path is computed, everything that
+//! it may lead to is reached; of `data[x]` that is the whole bundle.
+//!
+//! This is the one place that knows the engine's syntax tree, which it calls unstable: its version is pinned.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use regorus::Value;
+use regorus::unstable::{Expr, Literal, Module, Query, Ref, Rule, RuleBody, RuleHead};
+
+use crate::question::{FIELDS, Fields};
+
+/// What rules may call. All of it is pure, and what it gives back is bounded by what it is given; so nothing that reads a
+/// clock, draws lots, asks a network, or makes a long list from a number.
+const BUILTINS: &[&str] = &[
+    "abs",
+    "all",
+    "any",
+    "array.concat",
+    "array.reverse",
+    "array.slice",
+    "base64.decode",
+    "base64.encode",
+    "base64url.decode",
+    "base64url.encode",
+    "base64url.encode_no_pad",
+    "bits.and",
+    "bits.negate",
+    "bits.or",
+    "bits.xor",
+    "ceil",
+    "concat",
+    "contains",
+    "count",
+    "endswith",
+    "floor",
+    "format_int",
+    "glob.match",
+    "glob.quote_meta",
+    "indexof",
+    "indexof_n",
+    "intersection",
+    "is_array",
+    "is_boolean",
+    "is_null",
+    "is_number",
+    "is_object",
+    "is_set",
+    "is_string",
+    "json.filter",
+    "json.marshal",
+    "json.remove",
+    "lower",
+    "max",
+    "min",
+    "object.filter",
+    "object.get",
+    "object.keys",
+    "object.remove",
+    "object.subset",
+    "object.union",
+    "product",
+    "regex.is_valid",
+    "regex.match",
+    "regex.split",
+    "round",
+    "semver.compare",
+    "semver.is_valid",
+    "sort",
+    "split",
+    "sprintf",
+    "startswith",
+    "strings.any_prefix_match",
+    "strings.any_suffix_match",
+    "strings.reverse",
+    "substring",
+    "sum",
+    "to_number",
+    "trim",
+    "trim_left",
+    "trim_prefix",
+    "trim_right",
+    "trim_space",
+    "trim_suffix",
+    "type_name",
+    "union",
+    "upper",
+    "walk",
+];
+/// What `sprintf` may put into its text: its length is then a small multiple of what it is given.
+const VERBS_MAX: usize = 16;
+/// Deeper syntax than any person writes.
+const DEPTH_MAX: usize = 200;
+
+/// A path in `data`, without the word itself.
+pub type Path = Vec<String>;
+
+/// What one bundle's decision can read.
+#[derive(Clone, Debug, Default)]
+pub struct Reads {
+    pub fields: Fields,
+    /// Of modules by their place in the list that was given.
+    pub modules: BTreeSet<usize>,
+    /// Paths of `data` that may be read, each with all below it.
+    pub data: BTreeSet<Path>,
+}
+
+/// Something in a module that no policy may have.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{file}:{line}: {what}")]
+pub struct Wrong {
+    pub file: String,
+    pub line: u32,
+    pub what: String,
+}
+
+/// What one module mentions.
+#[derive(Default)]
+struct Mentions {
+    data: BTreeSet<Path>,
+    fields: Fields,
+    wrong: Vec<Wrong>,
+    /// What each rule of the module needs: paths in `data`.
+    needs: BTreeMap<Path, BTreeSet<Path>>,
+}
+
+/// Looks through one module.
+struct Looking<'a> {
+    module: &'a Module,
+    /// Names that stand for paths, from imports: the path begins with `data` or `input`.
+    imports: BTreeMap<String, Path>,
+    /// Names that are rules or functions of the same package.
+    own: &'a BTreeSet<String>,
+    package: &'a Path,
+    mentions: Mentions,
+    /// The rule that is looked at.
+    rule: Path,
+    depth: usize,
+}
+
+// === impl Reads ===
+
+impl Reads {
+    /// What the package `entry` can read. All that is wrong in any module is told at once.
+    pub fn of(modules: &[Ref<Module>], entry: &[&str]) -> Result<Self, Vec<Wrong>> {
+        let packages: Vec<Path> = modules.iter().map(|module| package_of(module)).collect();
+        let mut rules = BTreeMap::<&Path, BTreeSet<String>>::new();
+        for (module, package) in modules.iter().zip(&packages) {
+            let names = module.policy.iter().filter_map(|rule| name_of(rule));
+            rules.entry(package).or_default().extend(names);
+        }
+        let none = BTreeSet::new();
+        let (mut mentions, mut wrong) = (Vec::new(), Vec::new());
+        for (module, package) in modules.iter().zip(&packages) {
+            let mut found = Looking::through(module, package, rules.get(package).unwrap_or(&none));
+            wrong.append(&mut found.wrong);
+            mentions.push(found);
+        }
+        wrong.extend(crate::single::check(modules));
+        if !wrong.is_empty() {
+            return Err(wrong);
+        }
+        if let Some(rule) = needing_itself(&mentions) {
+            let what = format!("the rule data.{} needs itself; Rego has no recursion", rule.join("."));
+            return Err(vec![Wrong { file: "the bundle".to_owned(), line: 0, what }]);
+        }
+        let entry: Path = entry.iter().map(|part| (*part).to_owned()).collect();
+        let mut reads = Self::default();
+        let mut wanted = vec![entry];
+        while let Some(path) = wanted.pop() {
+            for (index, package) in packages.iter().enumerate() {
+                if meet(package, &path) && reads.modules.insert(index) {
+                    wanted.extend(mentions[index].data.iter().cloned());
+                    reads.fields = reads.fields.union(mentions[index].fields);
+                    reads.data.extend(mentions[index].data.iter().cloned());
+                }
+            }
+        }
+        Ok(reads)
+    }
+}
+
+/// A rule that needs itself, by whatever way.
+fn needing_itself(mentions: &[Mentions]) -> Option<Path> {
+    let mut needs = BTreeMap::<&Path, BTreeSet<&Path>>::new();
+    for (rule, paths) in mentions.iter().flat_map(|mentions| &mentions.needs) {
+        needs.entry(rule).or_default().extend(paths);
+    }
+    let after = |rule: &Path| -> Vec<&Path> {
+        let paths = needs.get(rule);
+        needs
+            .keys()
+            .filter(|other| paths.is_some_and(|paths| paths.iter().any(|path| meet(path, other))))
+            .copied()
+            .collect()
+    };
+    let next: BTreeMap<&Path, Vec<&Path>> = needs.keys().map(|rule| (*rule, after(rule))).collect();
+    // Rules that need nothing, or only what has been taken away, are taken away; what is left goes in circles.
+    let mut left: BTreeSet<&Path> = next.keys().copied().collect();
+    loop {
+        let ended: Vec<&Path> =
+            left.iter().filter(|rule| next[**rule].iter().all(|other| !left.contains(other))).copied().collect();
+        if ended.is_empty() {
+            return left.into_iter().find(|rule| reaches(&next, rule)).cloned();
+        }
+        left.retain(|rule| !ended.contains(rule));
+    }
+}
+
+fn reaches(next: &BTreeMap<&Path, Vec<&Path>>, rule: &Path) -> bool {
+    let (mut seen, mut open) = (BTreeSet::new(), next[rule].clone());
+    while let Some(other) = open.pop() {
+        if other == rule {
+            return true;
+        }
+        if seen.insert(other) {
+            open.extend(&next[other]);
+        }
+    }
+    false
+}
+
+/// Whether one of two paths lies on the other.
+fn meet(a: &[String], b: &[String]) -> bool {
+    a.iter().zip(b).all(|(a, b)| a == b)
+}
+
+pub(crate) fn package_of(module: &Module) -> Path {
+    let mut path = static_path(&module.package.refr).map(|(path, _)| path).unwrap_or_default();
+    if path.first().is_some_and(|first| first == "data") {
+        path.remove(0);
+    }
+    path
+}
+
+/// The first name of a rule's head: `a` in `a.b[c]`.
+pub(crate) fn name_of(rule: &Rule) -> Option<String> {
+    let refr = match rule {
+        Rule::Spec { head, .. } => match head {
+            RuleHead::Compr { refr, .. } | RuleHead::Set { refr, .. } | RuleHead::Func { refr, .. } => refr,
+        },
+        Rule::Default { refr, .. } => refr,
+    };
+    static_path(refr).and_then(|(path, _)| path.into_iter().next())
+}
+
+/// The path that a reference names as far as it is written out, and whether that is all of it. None: no reference.
+fn static_path(expr: &Expr) -> Option<(Path, bool)> {
+    match expr {
+        Expr::Var { value, .. } => Some((vec![text_of(value)?], true)),
+        Expr::RefDot { refr, field, .. } => {
+            let (mut path, whole) = static_path(refr)?;
+            if whole {
+                path.push(text_of(&field.1)?);
+            }
+            Some((path, whole))
+        }
+        Expr::RefBrack { refr, index, .. } => {
+            let (mut path, whole) = static_path(refr)?;
+            match &**index {
+                Expr::String { value, .. } | Expr::RawString { value, .. } if whole => {
+                    path.push(text_of(value)?);
+                    Some((path, true))
+                }
+                _ => Some((path, false)),
+            }
+        }
+        _ => None,
+    }
+}
+
+pub(crate) fn text_of(value: &Value) -> Option<String> {
+    value.as_string().ok().map(|text| text.to_string())
+}
+
+// === impl Looking ===
+
+impl<'a> Looking<'a> {
+    fn through(module: &'a Module, package: &'a Path, own: &'a BTreeSet<String>) -> Mentions {
+        let mut looking = Self {
+            module,
+            imports: BTreeMap::new(),
+            own,
+            package,
+            mentions: Mentions::default(),
+            rule: Path::new(),
+            depth: 0,
+        };
+        for import in &module.imports {
+            let Some((path, _)) = static_path(&import.refr) else { continue };
+            let line = import.span.line;
+            match path.first().map(String::as_str) {
+                Some("data") => drop(looking.mentions.data.insert(path[1..].to_vec())),
+                Some("input") => looking.input(&path[1..], line),
+                // `import rego.v1` and the like change nothing in Rego 1.
+                _ => continue,
+            }
+            let name = import.r#as.as_ref().map(|span| span.text().to_owned()).or_else(|| path.last().cloned());
+            looking.imports.extend(name.map(|name| (name, path)));
+        }
+        for rule in &module.policy {
+            looking.rule = package.iter().cloned().chain(name_of(rule)).collect();
+            looking.mentions.needs.entry(looking.rule.clone()).or_default();
+            looking.rule(rule);
+        }
+        looking.mentions
+    }
+
+    fn wrong(&mut self, line: u32, what: String) {
+        let file = self.module.package.span.source.file().clone();
+        self.mentions.wrong.push(Wrong { file, line, what });
+    }
+
+    fn input(&mut self, path: &[String], line: u32) {
+        let fields = Fields::at(path);
+        if fields == Fields::NONE {
+            let known: Vec<String> = FIELDS.iter().map(|field| format!("input.{}", field.path.join("."))).collect();
+            let what = format!("nobody is asked 'input.{}'; there is {}", path.join("."), known.join(", "));
+            self.wrong(line, what);
+        }
+        self.mentions.fields = self.mentions.fields.union(fields);
+    }
+
+    fn rule(&mut self, rule: &Rule) {
+        match rule {
+            Rule::Spec { head, bodies, .. } => {
+                match head {
+                    RuleHead::Compr { refr, assign, .. } => {
+                        self.indexes(refr);
+                        assign.iter().for_each(|assign| self.expr(&assign.value));
+                    }
+                    RuleHead::Set { refr, key, .. } => {
+                        self.indexes(refr);
+                        key.iter().for_each(|key| self.expr(key));
+                    }
+                    RuleHead::Func { refr, args, assign, .. } => {
+                        self.indexes(refr);
+                        args.iter().for_each(|arg| self.expr(arg));
+                        assign.iter().for_each(|assign| self.expr(&assign.value));
+                    }
+                }
+                for RuleBody { assign, query, .. } in bodies {
+                    assign.iter().for_each(|assign| self.expr(&assign.value));
+                    self.query(query);
+                }
+            }
+            Rule::Default { args, value, .. } => {
+                args.iter().for_each(|arg| self.expr(arg));
+                self.expr(value);
+            }
+        }
+    }
+
+    /// What stands in the brackets of a rule's head.
+    fn indexes(&mut self, refr: &Expr) {
+        match refr {
+            Expr::RefBrack { refr, index, .. } => {
+                self.indexes(refr);
+                self.expr(index);
+            }
+            Expr::RefDot { refr, .. } => self.indexes(refr),
+            _ => {}
+        }
+    }
+
+    fn query(&mut self, query: &Query) {
+        for stmt in &query.stmts {
+            match &stmt.literal {
+                Literal::SomeVars { .. } => {}
+                Literal::SomeIn { key, value, collection, .. } => {
+                    key.iter().for_each(|key| self.expr(key));
+                    self.expr(value);
+                    self.expr(collection);
+                }
+                Literal::Expr { expr, .. } | Literal::NotExpr { expr, .. } => self.expr(expr),
+                Literal::Every { domain, query, .. } => {
+                    self.expr(domain);
+                    self.query(query);
+                }
+            }
+            for with in &stmt.with_mods {
+                self.expr(&with.refr);
+                self.expr(&with.r#as);
+            }
+        }
+    }
+
+    fn expr(&mut self, expr: &Expr) {
+        self.depth += 1;
+        if self.depth > DEPTH_MAX {
+            self.wrong(expr.span().line, format!("nested more than {DEPTH_MAX} deep; name a part of it"));
+        } else {
+            self.look(expr);
+        }
+        self.depth -= 1;
+    }
+
+    fn look(&mut self, expr: &Expr) {
+        match expr {
+            Expr::String { .. }
+            | Expr::RawString { .. }
+            | Expr::Number { .. }
+            | Expr::Bool { .. }
+            | Expr::Null { .. } => {}
+            Expr::Var { span, .. } => self.reference(expr, span.line),
+            Expr::RefDot { span, refr, .. } => {
+                self.reference(expr, span.line);
+                self.inside(refr);
+            }
+            Expr::RefBrack { span, refr, index, .. } => {
+                self.reference(expr, span.line);
+                self.inside(refr);
+                self.expr(index);
+            }
+            Expr::Array { items, .. } | Expr::Set { items, .. } => items.iter().for_each(|item| self.expr(item)),
+            Expr::Object { fields, .. } => {
+                for (_, key, value) in fields {
+                    self.expr(key);
+                    self.expr(value);
+                }
+            }
+            Expr::ArrayCompr { term, query, .. } | Expr::SetCompr { term, query, .. } => {
+                self.expr(term);
+                self.query(query);
+            }
+            Expr::ObjectCompr { key, value, query, .. } => {
+                self.expr(key);
+                self.expr(value);
+                self.query(query);
+            }
+            Expr::Call { span, fcn, params, .. } => {
+                self.call(fcn, params, span.line);
+                params.iter().for_each(|param| self.expr(param));
+            }
+            Expr::UnaryExpr { expr, .. } => self.expr(expr),
+            Expr::BinExpr { lhs, rhs, .. }
+            | Expr::BoolExpr { lhs, rhs, .. }
+            | Expr::ArithExpr { lhs, rhs, .. }
+            | Expr::AssignExpr { lhs, rhs, .. } => {
+                self.expr(lhs);
+                self.expr(rhs);
+            }
+            Expr::Membership { key, value, collection, .. } => {
+                key.iter().for_each(|key| self.expr(key));
+                self.expr(value);
+                self.expr(collection);
+            }
+        }
+    }
+
+    /// What stands in a reference besides its path: `data[input.x].y` reads `input.x`, too.
+    fn inside(&mut self, refr: &Expr) {
+        match refr {
+            Expr::RefDot { refr, .. } => self.inside(refr),
+            Expr::RefBrack { refr, index, .. } => {
+                self.inside(refr);
+                self.expr(index);
+            }
+            Expr::Var { .. } => {}
+            other => self.expr(other),
+        }
+    }
+
+    fn reference(&mut self, expr: &Expr, line: u32) {
+        let Some((path, _)) = static_path(expr) else { return };
+        let path = self.resolved(path);
+        match path.first().map(String::as_str) {
+            Some("data") => self.data(&path[1..]),
+            Some("input") => self.input(&path[1..], line),
+            // A name within the rule may be the same as another rule's: careful is good enough.
+            Some(name) if self.own.contains(name) => self.needs(self.package.iter().chain(&path).cloned().collect()),
+            _ => {}
+        }
+    }
+
+    fn data(&mut self, path: &[String]) {
+        self.mentions.data.insert(path.to_vec());
+        self.needs(path.to_vec());
+    }
+
+    fn needs(&mut self, path: Path) {
+        self.mentions.needs.entry(self.rule.clone()).or_default().insert(path);
+    }
+
+    /// The path with its first name replaced by what was imported under it.
+    fn resolved(&self, path: Path) -> Path {
+        match self.imports.get(&path[0]) {
+            Some(import) => import.iter().chain(&path[1..]).cloned().collect(),
+            None => path,
+        }
+    }
+
+    fn call(&mut self, fcn: &Expr, params: &[Ref<Expr>], line: u32) {
+        let Some((path, true)) = static_path(fcn) else {
+            return self.wrong(line, "a function is called by its name".to_owned());
+        };
+        let path = self.resolved(path);
+        let name = path.join(".");
+        if path[0] == "data" {
+            self.data(&path[1..]);
+        } else if self.own.contains(&path[0]) {
+            // Another module of the same package may have it.
+            self.mentions.data.insert(self.package.clone());
+            self.needs(self.package.iter().chain(&path).cloned().collect());
+        } else if !BUILTINS.contains(&name.as_str()) {
+            self.wrong(line, format!("a policy may not call '{name}': {}", instead_of(&name)));
+        } else if name == "sprintf" && !is_short_format(params.first()) {
+            self.wrong(
+                line,
+                format!("the format of sprintf is written out, with at most {VERBS_MAX} verbs and no width"),
+            );
+        }
+    }
+}
+
+fn instead_of(name: &str) -> &'static str {
+    match name {
+        "time.now_ns" => "what time it is stands in input.time",
+        "http.send" | "net.lookup_ip_addr" => "put what it needs into data.json",
+        "print" => "it is for tests",
+        _ => "it reads more than it is given, or makes more of it than can be bounded",
+    }
+}
+
+/// A text without padding, such as `%d of %s`.
+fn is_short_format(format: Option<&Ref<Expr>>) -> bool {
+    let Some(Expr::String { value, .. } | Expr::RawString { value, .. }) = format.map(|format| &**format) else {
+        return false;
+    };
+    let Some(text) = text_of(value) else { return false };
+    let mut verbs = text.split('%').skip(1).filter(|rest| !rest.is_empty());
+    let mut count = 0;
+    verbs.all(|rest| {
+        count += 1;
+        rest.starts_with(|first: char| first.is_ascii_alphabetic())
+    }) && count <= VERBS_MAX
+}

@@ -161,6 +161,7 @@ fn draft(spender: Spender) -> Draft {
         price_version: "bench-1".into(),
         idempotency: None,
         attribution: None,
+        policy: None,
     }
 }
 

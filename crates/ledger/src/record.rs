@@ -57,6 +57,8 @@ pub struct Reserved {
     pub idempotency: Option<Idempotency>,
     /// End user, run, task and feature, as the caller named them: sealed, because they may name people.
     pub attribution: Option<Sealed>,
+    /// Fingerprint of the policy that let it pass. `None`: there was none.
+    pub policy: Option<[u8; 16]>,
 }
 
 /// A caller's `Idempotency-Key`, and what it was sent with.
@@ -83,6 +85,7 @@ pub struct Draft {
     pub price_version: Arc<str>,
     pub idempotency: Option<Idempotency>,
     pub attribution: Option<Sealed>,
+    pub policy: Option<[u8; 16]>,
 }
 
 /// A reservation ended and this much of it was used.
@@ -201,6 +204,7 @@ impl Draft {
             price_version,
             idempotency,
             attribution,
+            policy,
         } = self;
         Reserved {
             id,
@@ -216,6 +220,7 @@ impl Draft {
             price_version,
             idempotency,
             attribution,
+            policy,
         }
     }
 }

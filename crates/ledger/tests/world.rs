@@ -118,6 +118,7 @@ impl Who {
             price_version: "test-1".into(),
             idempotency: None,
             attribution: None,
+            policy: None,
         }
     }
 }
@@ -178,7 +179,18 @@ pub fn reserved_by(who: &Who, number: u128, at: Timestamp, hold: Amounts) -> Rec
 pub fn reserved_as(spender: Spender, offset: UtcOffset, number: u128, at: Timestamp, hold: Amounts) -> Record {
     let draft = Draft { spender, ..Who::acme().draft(id(number)) };
     let Draft {
-        id, deadline, spender, route, provider, model, stream, price_version, idempotency, attribution, ..
+        id,
+        deadline,
+        spender,
+        route,
+        provider,
+        model,
+        stream,
+        price_version,
+        idempotency,
+        attribution,
+        policy,
+        ..
     } = draft;
     Record::Reserved(Box::new(Reserved {
         id,
@@ -194,6 +206,7 @@ pub fn reserved_as(spender: Spender, offset: UtcOffset, number: u128, at: Timest
         price_version,
         idempotency,
         attribution,
+        policy,
     }))
 }
 

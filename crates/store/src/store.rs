@@ -79,6 +79,8 @@ pub struct Layout {
     pub journal: PathBuf,
     pub snapshots: PathBuf,
     pub prices: PathBuf,
+    /// Policy bundles, each named by the digest of its archive.
+    pub policies: PathBuf,
     pub keys: PathBuf,
     pub view: PathBuf,
     pub answers: PathBuf,
@@ -93,6 +95,7 @@ impl Layout {
             journal: dir.join("journal"),
             snapshots: dir.join("snapshots"),
             prices: dir.join("prices"),
+            policies: dir.join("policies"),
             keys: dir.join("keys"),
             view: dir.join("view.sqlite"),
             answers: dir.join("answers.sqlite"),
@@ -107,7 +110,7 @@ impl Store {
     /// Opens the store, making what is missing, and recovers from whatever end the last process had.
     pub fn open(options: &StoreOptions, encryption: Box<dyn KeyEncryption>) -> Result<Self, StoreError> {
         let layout = Layout::of(&options.dir);
-        for dir in [&options.dir, &layout.journal, &layout.snapshots, &layout.prices] {
+        for dir in [&options.dir, &layout.journal, &layout.snapshots, &layout.prices, &layout.policies] {
             make_dir(dir)?;
         }
         let lock = Lock::take(&options.dir, &layout.lock)?;

@@ -32,7 +32,7 @@ pub use totals::{StateCounts, TokenSums, ViewTotals};
 use columns::{Bits, id_bytes};
 
 /// Raise it with every change of `schema.sql`. There are no migrations: a view of another version is made again.
-const SCHEMA_VERSION: i64 = 2;
+const SCHEMA_VERSION: i64 = 3;
 /// Says of a file that it is a view of ours: "tgvw".
 const APPLICATION_ID: i64 = 0x7467_7677;
 const SCHEMA: &str = include_str!("view/schema.sql");
@@ -41,6 +41,11 @@ const SCHEMA: &str = include_str!("view/schema.sql");
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// The write-ahead log is cut back to this after a long reader let it grow.
 const WAL_BYTES_MAX: i64 = 64 << 20;
+/// So many pages gather in the write-ahead log before they go to the database. With many tenants each event touches a page
+/// of the index by tenant that the one before did not; a page that was touched again meanwhile is written once.
+const WAL_PAGES_CHECKPOINTED: i64 = 8_192;
+/// Of the writer's pages. SQLite takes it as it needs it; a batch that does not fit is written twice.
+const CACHE_KIB: i64 = 24 << 10;
 /// More than there are different statements, so that each is prepared once.
 const STATEMENTS_CACHED: usize = 64;
 
@@ -87,6 +92,8 @@ impl View {
         // A power cut may lose the newest transactions, never their order: they are read from the journal again.
         connection.pragma_update(None, "synchronous", "normal")?;
         connection.pragma_update(None, "journal_size_limit", WAL_BYTES_MAX)?;
+        connection.pragma_update(None, "wal_autocheckpoint", WAL_PAGES_CHECKPOINTED)?;
+        connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
         let position = read_position(&connection).map_err(opening)?;
         Ok(Self { connection, position })
     }
@@ -184,12 +191,13 @@ impl Writing<'_> {
 
     fn reserved(&self, reserved: &Reserved) -> rusqlite::Result<usize> {
         let Reserved { id, at, deadline, spender, offset, hold, .. } = reserved;
-        let Reserved { route, provider, model, stream, price_version, idempotency, attribution, .. } = reserved;
+        let Reserved { route, provider, model, stream, price_version, idempotency, attribution, policy, .. } = reserved;
         self.execute(
             "INSERT INTO usage_events (id, plan, tenant, project, key, end_user, utc_offset, route, provider, model,
-                stream, price_version, idempotency_key, idempotency_body, attribution, started_at, deadline, hold_cost,
-                hold_charge, state)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, 'pending')",
+                stream, price_version, idempotency_key, idempotency_body, attribution, policy, started_at, deadline,
+                hold_cost, hold_charge, state)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20,
+                'pending')",
             params![
                 id_bytes(*id),
                 spender.plan.as_str(),
@@ -206,6 +214,7 @@ impl Writing<'_> {
                 idempotency.as_ref().map(|idempotency| idempotency.key),
                 idempotency.as_ref().map(|idempotency| idempotency.body),
                 ciphertext(attribution),
+                policy,
                 at.0,
                 deadline.0,
                 Bits(hold.cost.0),
@@ -369,6 +378,8 @@ impl Writing<'_> {
                 self.execute(sql, params![id.as_str(), plan.as_str(), zone.name(), tariff.as_ref().map(json)])?
             }
             Change::LimitsSet { scope, limits } => self.limits(scope, *limits)?,
+            // The directory has them all in memory: nobody asks for them here.
+            Change::PolicySet { .. } => 0,
             Change::ProjectCreated(Project { tenant, id, created_at, label }) => {
                 let sql = "INSERT OR REPLACE INTO projects (tenant, id, created_at, label) VALUES (?1, ?2, ?3, ?4)";
                 self.execute(sql, params![tenant.as_str(), id.as_str(), created_at.0, ciphertext(label)])?

@@ -31,6 +31,13 @@ pub enum Change {
         scope: Scope,
         limits: Limits,
     },
+    /// The policy bundle of the platform, a plan or a tenant, by the digest of its archive, which is a file beside the
+    /// journal. `None`: that layer has no say any more.
+    PolicySet {
+        scope: Scope,
+        sha256: Option<[u8; 32]>,
+        at: Timestamp,
+    },
 }
 
 /// What a tenant has bought.
@@ -145,7 +152,19 @@ pub struct Directory {
     pub keys: BTreeMap<KeyId, ApiKey>,
     /// Limits of scopes other than keys, which have theirs with them.
     pub limits: BTreeMap<Scope, Limits>,
+    /// Of each layer the bundles that were in force, the last one is. At most [`POLICIES_KEPT`].
+    pub policies: BTreeMap<Scope, Vec<PolicySet>>,
 }
+
+/// A bundle came into force, or none did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PolicySet {
+    pub sha256: Option<[u8; 32]>,
+    pub at: Timestamp,
+}
+
+/// So far back a layer's policy can be rolled.
+pub const POLICIES_KEPT: usize = 20;
 
 /// Why a change makes no sense here.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -272,6 +291,10 @@ impl Directory {
                 self.plan(plan).map(|_| ())
             }
             Change::LimitsSet { scope, .. } => self.check_scope(scope),
+            Change::PolicySet { scope, .. } => match scope {
+                Scope::Platform | Scope::Plan(_) | Scope::Tenant(_) => self.check_scope(scope),
+                other => Err(missing("policy layer", &other.kind())),
+            },
         }
     }
 
@@ -323,6 +346,13 @@ impl Directory {
             }
             Change::LimitsSet { scope, limits } if limits == Limits::default() => drop(self.limits.remove(&scope)),
             Change::LimitsSet { scope, limits } => drop(self.limits.insert(scope, limits)),
+            Change::PolicySet { scope, sha256, at } => {
+                let history = self.policies.entry(scope).or_default();
+                history.push(PolicySet { sha256, at });
+                if history.len() > POLICIES_KEPT {
+                    history.remove(0);
+                }
+            }
         }
     }
 
@@ -333,7 +363,16 @@ impl Directory {
         let projects = self.projects.values().cloned().map(Change::ProjectCreated);
         let keys = self.keys.values().cloned().map(|key| Change::KeyCreated(Box::new(key)));
         let set = |(scope, limits): (&Scope, &Limits)| Change::LimitsSet { scope: scope.clone(), limits: *limits };
-        plans.chain(tenants).chain(projects).chain(keys).chain(self.limits.iter().map(set))
+        let policies = self.policies.iter().flat_map(|(scope, history)| {
+            let set = |PolicySet { sha256, at }| Change::PolicySet { scope: scope.clone(), sha256, at };
+            history.iter().copied().map(set)
+        });
+        plans.chain(tenants).chain(projects).chain(keys).chain(self.limits.iter().map(set)).chain(policies)
+    }
+
+    /// The bundle that is in force for a layer, by its digest.
+    pub fn policy(&self, scope: &Scope) -> Option<[u8; 32]> {
+        self.policies.get(scope)?.last()?.sha256
     }
 
     pub fn plan(&self, id: &PlanId) -> Result<&Plan, ChangeRefused> {
@@ -399,6 +438,15 @@ mod tests {
         directory.apply(Change::LimitsSet { scope: Scope::Platform, limits });
         directory.apply(Change::LimitsSet { scope: Scope::Platform, limits: Limits::default() });
         assert_eq!(directory.limits.len(), 1, "no limits are no entry");
+        for n in 0..30 {
+            let sha256 = (n != 29).then_some([n; 32]);
+            directory.apply(Change::PolicySet { scope: Scope::Tenant(id.clone()), sha256, at: Timestamp(n.into()) });
+        }
+        assert_eq!((directory.policies.len(), directory.policy(&Scope::Tenant(id.clone()))), (1, None));
+        assert_eq!(directory.policies[&Scope::Tenant(id.clone())].len(), POLICIES_KEPT);
+        let of_project = Scope::Project(id.clone(), "default".parse().expect("a slug"));
+        let nowhere = Change::PolicySet { scope: of_project, sha256: None, at: Timestamp(0) };
+        assert!(directory.check(&nowhere).is_err(), "projects have no layer");
         let mut again = Directory::default();
         directory.to_changes().for_each(|change| again.apply(change));
         assert_eq!(again, directory);

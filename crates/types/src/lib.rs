@@ -26,4 +26,4 @@ pub use scope::{Scope, Spender};
 pub use time::Timestamp;
 pub use usage::{Confidence, Usage};
 pub use window::{Basis, Window};
-pub use zone::{UtcOffset, Zone};
+pub use zone::{Civil, UtcOffset, Zone};

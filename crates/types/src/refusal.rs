@@ -14,6 +14,9 @@ pub enum Refusal {
     InvalidApiKey,
     #[error("this key may not {action}; ask for a key with the scope '{scope}'")]
     RoleDenied { action: &'static str, scope: &'static str },
+    /// In the words of the policy's author, or of who carries out its obligations.
+    #[error("{reason}")]
+    PolicyDenied { reason: String },
     #[error("the model '{model}' does not exist or is not available to you; GET /v1/models lists what is")]
     ModelNotFound { model: String },
     #[error("there is nothing at this address")]
@@ -119,6 +122,7 @@ impl Refusal {
             Self::InvalidRequest { .. } => "invalid_request",
             Self::InvalidApiKey => "invalid_api_key",
             Self::RoleDenied { .. } => "role_denied",
+            Self::PolicyDenied { .. } => "policy_denied",
             Self::ModelNotFound { .. } => "model_not_found",
             Self::NotFound => "not_found",
             Self::UnboundedRequest { .. } => "unbounded_request",

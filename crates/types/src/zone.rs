@@ -6,6 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use jiff::civil::Weekday;
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -27,6 +28,17 @@ pub struct UnknownZone(pub String);
 /// Longest name that is looked up, in bytes.
 const NAME_BYTES_MAX: usize = 64;
 
+/// A time as people in a zone say it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Civil {
+    /// Such as `2026-11-26`.
+    pub date: String,
+    /// 0 to 23.
+    pub hour: u8,
+    /// Such as `monday`.
+    pub weekday: &'static str,
+}
+
 // === impl Zone ===
 
 impl Zone {
@@ -38,6 +50,21 @@ impl Zone {
 
     pub fn offset(&self, at: Timestamp) -> UtcOffset {
         UtcOffset(self.0.to_offset(at.to_jiff()).seconds())
+    }
+
+    /// What a clock and a calendar on the wall say there.
+    pub fn civil(&self, at: Timestamp) -> Civil {
+        let zoned = at.to_jiff().to_zoned(self.0.clone());
+        let weekday = match zoned.weekday() {
+            Weekday::Monday => "monday",
+            Weekday::Tuesday => "tuesday",
+            Weekday::Wednesday => "wednesday",
+            Weekday::Thursday => "thursday",
+            Weekday::Friday => "friday",
+            Weekday::Saturday => "saturday",
+            Weekday::Sunday => "sunday",
+        };
+        Civil { date: zoned.date().to_string(), hour: zoned.hour().unsigned_abs(), weekday }
     }
 
     pub(crate) fn jiff(&self) -> &TimeZone {
@@ -108,6 +135,14 @@ mod tests {
         check("Europe/Berlin", "2026-12-01T00:00:00Z", 1.0);
         check("Asia/Kathmandu", "2026-12-01T00:00:00Z", 5.75);
         check("America/St_Johns", "2026-12-01T00:00:00Z", -3.5);
+    }
+
+    #[test]
+    fn a_wall_in_berlin_says_another_day_than_one_in_london() {
+        let civil = |zone: &str| zone.parse::<Zone>().expect("a zone").civil(at("2026-11-26T23:30:00Z"));
+        let expected = |date: &str, hour, weekday| Civil { date: date.to_owned(), hour, weekday };
+        assert_eq!(civil("Europe/Berlin"), expected("2026-11-27", 0, "friday"));
+        assert_eq!(civil("UTC"), expected("2026-11-26", 23, "thursday"));
     }
 
     #[test]

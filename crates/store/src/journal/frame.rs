@@ -18,7 +18,7 @@ use ring::digest::{Context, SHA256};
 use tollgate_ledger::Record;
 
 pub const HEADER_BYTES: usize = 64;
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 const MAGIC: [u8; 4] = *b"TGJF";
 
 /// The hash that every later frame confirms.

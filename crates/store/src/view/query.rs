@@ -382,7 +382,7 @@ impl Selection {
 
 /// In the order in which [`read_event`] reads them.
 const EVENT_COLUMNS: &str = "id, plan, tenant, project, key, end_user, utc_offset, route, provider, model, stream, \
-    price_version, idempotency_key, idempotency_body, attribution, started_at, deadline, hold_cost, hold_charge, \
+    price_version, idempotency_key, idempotency_body, attribution, policy, started_at, deadline, hold_cost, hold_charge, \
     extended_at, state, adjusted, ended_at, input_tokens, cached_input_tokens, cache_write_tokens, audio_input_tokens, output_tokens, \
     reasoning_tokens, audio_output_tokens, cost, charge, overrun_cost, overrun_charge, confidence, outcome";
 
@@ -416,6 +416,7 @@ fn read_reserved(cells: &mut Cells<'_, '_>) -> rusqlite::Result<Reserved> {
         price_version: cells.take()?,
         idempotency: read_idempotency(cells)?,
         attribution: cells.take::<Option<Arc<[u8]>>>()?.map(Sealed),
+        policy: cells.take()?,
         at: cells.take().map(Timestamp)?,
         deadline: cells.take().map(Timestamp)?,
         hold: cells.amounts()?,

@@ -32,6 +32,8 @@ CREATE TABLE usage_events (
     idempotency_key BLOB,
     idempotency_body BLOB,
     attribution BLOB,
+    -- Fingerprint of the policy that let it pass.
+    policy BLOB,
     started_at INTEGER NOT NULL,
     deadline INTEGER NOT NULL,
     hold_cost INTEGER NOT NULL,

@@ -116,6 +116,7 @@ fn reserved(id: u128, hold: Amounts) -> Reserved {
         price_version: "2026-11-01".into(),
         idempotency: Some(Idempotency { key: [4; 16], body: [5; 16] }),
         attribution: Some(Sealed([1, 2, 3].into())),
+        policy: Some([7; 16]),
     }
 }
 
@@ -945,6 +946,7 @@ fn draft(clock: &Clock, serial: u64, who: u8, id_millis_before: u16) -> Draft {
         price_version: "2026-11-01".into(),
         idempotency: None,
         attribution: (who & 2 == 0).then(|| Sealed([who].into())),
+        policy: (who & 1 == 0).then_some([who; 16]),
     }
 }
 

@@ -92,6 +92,7 @@ pub fn reserve_amount(books: &Arc<Books<JournalWriter>>, id: u128, amount: u64) 
         price_version: "v1".into(),
         idempotency: None,
         attribution: None,
+        policy: None,
     };
     let hold = Amounts { cost: PicoUsd(amount), charge: PicoUsd(amount) };
     let reserved = books.reserve(draft, |_| (hold, ()));

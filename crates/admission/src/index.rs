@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
+use tollgate_policy::{Law, Layer, Layers};
 use tollgate_types::directory::{ApiKey, Directory, KeyScopes, Limits, Plan, Tariff, Tenant};
 use tollgate_types::{EndUserId, KeyId, PlanId, ProjectId, Refusal, Scope, Spender, TenantId, Timestamp, Zone};
 
@@ -23,9 +24,14 @@ pub struct Principal {
     /// The tenant's.
     pub zone: Zone,
     pub limits: Arc<Scopes>,
+    /// The policies that its requests fall under.
+    pub policy: Arc<Layers>,
     end_users: Arc<EndUserLimits>,
     expires_at: Option<Timestamp>,
 }
+
+/// The bundles in force, by the digests of their archives.
+pub type Laws = HashMap<[u8; 32], Arc<Law>>;
 
 /// All keys that are not revoked.
 #[derive(Clone, Debug, Default)]
@@ -34,6 +40,7 @@ pub struct Index {
     // where it ends tells anything about a key.
     by_digest: HashMap<[u8; 32], Arc<Principal>, RandomState>,
     limiters: Registry,
+    laws: Arc<Laws>,
 }
 
 /// What a tenant's keys have from their tenant.
@@ -42,6 +49,7 @@ struct Terms {
     plan: Arc<Plan>,
     tariff: Arc<Tariff>,
     zone: Zone,
+    policy: Arc<Layers>,
     end_users: Arc<EndUserLimits>,
 }
 
@@ -58,17 +66,32 @@ struct Indexing<'a> {
     directory: &'a Directory,
     before: &'a Registry,
     limiters: Registry,
+    laws: &'a Laws,
     plans: HashMap<&'a PlanId, (Arc<Plan>, Arc<Tariff>)>,
+    /// Of tenants that have no bundle of their own, by plan.
+    policies: HashMap<&'a PlanId, Arc<Layers>>,
 }
 
 // === impl Index ===
 
 impl Index {
-    /// The index of `directory`, with the limiters of `before`.
+    /// The index of `directory`, with the limiters and the bundles of `before`.
     pub fn of(directory: &Directory, before: &Self) -> Self {
+        Self::under(directory, before, Arc::clone(&before.laws))
+    }
+
+    /// The index of `directory` under these bundles, with the limiters of `before`.
+    pub fn under(directory: &Directory, before: &Self, laws: Arc<Laws>) -> Self {
         let shared = |plan: &Plan| (Arc::new(plan.clone()), Arc::new(plan.tariff.clone()));
         let plans = directory.plans.iter().map(|(id, plan)| (id, shared(plan))).collect();
-        let mut indexing = Indexing { directory, before: &before.limiters, limiters: Registry::default(), plans };
+        let mut indexing = Indexing {
+            directory,
+            before: &before.limiters,
+            limiters: Registry::default(),
+            laws: &laws,
+            plans,
+            policies: HashMap::new(),
+        };
         let terms: HashMap<_, _> =
             directory.tenants.values().map(|tenant| (&tenant.id, indexing.terms(tenant))).collect();
         let mut by_digest = HashMap::with_capacity_and_hasher(directory.keys.len(), RandomState::default());
@@ -77,7 +100,12 @@ impl Index {
             let Some(terms) = terms.get(&key.tenant) else { continue };
             by_digest.insert(key.digest, Arc::new(indexing.principal(key, terms.clone())));
         }
-        Self { by_digest, limiters: indexing.limiters }
+        let limiters = indexing.limiters;
+        Self { by_digest, limiters, laws }
+    }
+
+    pub fn laws(&self) -> &Arc<Laws> {
+        &self.laws
     }
 
     pub fn by_digest(&self, digest: &[u8; 32]) -> Option<Arc<Principal>> {
@@ -87,8 +115,8 @@ impl Index {
 
 // === impl Indexing ===
 
-impl Indexing<'_> {
-    fn terms(&mut self, tenant: &Tenant) -> Terms {
+impl<'a> Indexing<'a> {
+    fn terms(&mut self, tenant: &'a Tenant) -> Terms {
         let standard = || (Arc::new(Plan::standard()), Arc::default());
         let (plan, tariff) = self.plans.get(&tenant.plan).cloned().unwrap_or_else(standard);
         let id = &tenant.id;
@@ -100,7 +128,33 @@ impl Indexing<'_> {
         let own = own.collect();
         let used = self.limiters.end_users(self.before, id);
         let tariff = tenant.tariff.as_ref().map_or(tariff, |own| Arc::new(own.clone()));
-        Terms { plan, tariff, zone: tenant.zone.clone(), end_users: Arc::new(EndUserLimits { each, own, used }) }
+        let (zone, policy) = (tenant.zone.clone(), self.policy(tenant));
+        Terms { plan, tariff, zone, policy, end_users: Arc::new(EndUserLimits { each, own, used }) }
+    }
+
+    fn policy(&mut self, tenant: &'a Tenant) -> Arc<Layers> {
+        let of_tenant = Scope::Tenant(tenant.id.clone());
+        if self.directory.policy(&of_tenant).is_some() {
+            return Arc::new(self.layers(&tenant.plan, Some(of_tenant)));
+        }
+        if !self.policies.contains_key(&tenant.plan) {
+            let layers = Arc::new(self.layers(&tenant.plan, None));
+            self.policies.insert(&tenant.plan, layers);
+        }
+        Arc::clone(&self.policies[&tenant.plan])
+    }
+
+    fn layers(&self, plan: &PlanId, of_tenant: Option<Scope>) -> Layers {
+        let scopes = [
+            (Layer::Platform, Some(Scope::Platform)),
+            (Layer::Plan, Some(Scope::Plan(plan.clone()))),
+            (Layer::Tenant, of_tenant),
+        ];
+        Layers::new(scopes.into_iter().filter_map(|(layer, scope)| {
+            let digest = self.directory.policy(&scope?)?;
+            // One that is not there allows nothing.
+            Some((layer, self.laws.get(&digest).cloned()))
+        }))
     }
 
     fn limits_of(&self, scope: &Scope) -> Limits {
@@ -108,7 +162,7 @@ impl Indexing<'_> {
     }
 
     fn principal(&mut self, key: &ApiKey, terms: Terms) -> Principal {
-        let Terms { plan, tariff, zone, end_users } = terms;
+        let Terms { plan, tariff, zone, policy, end_users } = terms;
         let (tenant, project) = (key.tenant.clone(), key.project.clone());
         let each_tenant = self.limits_of(&Scope::EachTenant(plan.id.clone()));
         let scopes = [
@@ -131,6 +185,7 @@ impl Indexing<'_> {
             tariff,
             zone,
             limits: Arc::new(Scopes::new(limiters)),
+            policy,
             end_users,
             expires_at: key.expires_at,
         }

@@ -1,11 +1,12 @@
 //! Admission decides: who is asking, what limits and budgets allow. It answers with a [`Permit`] or a `Refusal`.
 //!
-//! key → limits → price → reserve, in [`Admission::admit`]. What is asked of it is in memory: an index of keys that is
+//! key → limits → policy → price → reserve: [`Admission::enter`], [`policy::judge`], [`Admission::admit`]. What is asked of it is in memory: an index of keys that is
 //! replaced whole when the directory changes, and the price books in force.
 
 pub mod index;
 pub mod limits;
 pub mod permit;
+pub mod policy;
 pub mod price;
 
 use std::sync::Arc;
@@ -19,9 +20,10 @@ use tollgate_types::directory::{Directory, Sealed, TightBudget};
 use tollgate_types::refusal::{IdempotencyConflict, IdempotencyConflictKind};
 use tollgate_types::{Call, Clock, EndUserId, PicoSum, PicoUsd, Refusal, RequestId, Surface, Timestamp};
 
-pub use crate::index::{Index, Principal};
+pub use crate::index::{Index, Laws, Principal};
 pub use crate::limits::{Entry, RateState};
 pub use crate::permit::{Granted, Permit, Pricing, Settled};
+use crate::policy::Judged;
 use crate::price::{PriceBooks, Rate};
 
 /// Everything that deciding needs, shared by all requests.
@@ -41,6 +43,8 @@ pub struct Target {
     pub priced_as: Arc<str>,
     /// The model's name at the provider.
     pub model: Arc<str>,
+    /// Where the provider works, if its configuration says so.
+    pub region: Option<Arc<str>>,
     /// Injected as the bound on output where the caller sent none.
     pub max_tokens_default: u64,
     /// How long the provider may take in all.
@@ -62,6 +66,8 @@ pub struct Identity {
     pub end_user: Option<EndUserId>,
     pub idempotency: Option<Claim>,
     pub attribution: Option<Sealed>,
+    /// What its policies said.
+    pub judged: Judged,
 }
 
 /// Stands as the price version where a plan's fixed hold was posted for a model without a price.
@@ -78,14 +84,24 @@ const API_KEY_BYTES_MAX: usize = 256;
 // === impl Admission ===
 
 impl Admission {
-    pub fn new(directory: &Directory, prices: PriceBooks, hasher: hmac::Key, clock: Clock) -> Self {
-        let index = ArcSwap::from_pointee(Index::of(directory, &Index::default()));
+    pub fn new(directory: &Directory, laws: Laws, prices: PriceBooks, hasher: hmac::Key, clock: Clock) -> Self {
+        let index = ArcSwap::from_pointee(Index::under(directory, &Index::default(), Arc::new(laws)));
         Self { index, prices: ArcSwap::from_pointee(prices), hasher, clock }
     }
 
     /// Publishes a changed directory: keys made are known and keys revoked unknown from this moment on.
     pub fn publish(&self, directory: &Directory) {
         self.index.rcu(|before| Index::of(directory, before));
+    }
+
+    /// The same with other bundles: whoever asks from this moment on is judged by these.
+    pub fn publish_laws(&self, directory: &Directory, laws: &Arc<Laws>) {
+        self.index.rcu(|before| Index::under(directory, before, Arc::clone(laws)));
+    }
+
+    /// The bundles in force.
+    pub fn laws(&self) -> Arc<Laws> {
+        Arc::clone(self.index.load().laws())
     }
 
     pub fn publish_prices(&self, prices: PriceBooks) {
@@ -143,7 +159,7 @@ impl Admission {
         let now = self.clock.now();
         let Entered { principal, mut entry } = entered;
         let pricing = self.price(&principal, call, target, now)?;
-        let wanted = wanted_output(call, target);
+        let wanted = wanted_output(call, target).min(identity.judged.output_max.unwrap_or(u64::MAX));
         let draft = || Draft {
             id: identity.id,
             deadline: now.plus(target.total_timeout + SETTLE_SLACK),
@@ -156,6 +172,7 @@ impl Admission {
             price_version: Arc::clone(&pricing.version),
             idempotency: identity.idempotency.map(|claim| claim.idempotency),
             attribution: identity.attribution.clone(),
+            policy: identity.judged.fingerprint.map(|fingerprint| fingerprint.0),
         };
         let mut hold = Hold { call, pricing: &pricing, wanted, input_bytes: call.input_bytes };
         // Asked before the lock is taken: a bound that overflows is no bound.

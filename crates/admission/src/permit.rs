@@ -169,7 +169,7 @@ mod charging {
             let prices = PriceBooks::new([Arc::new(book)]).expect("one book");
             // The middle of November.
             let clock = Clock::manual(Timestamp::parse_rfc3339("2026-11-15T12:00:00Z").expect("a time"));
-            let admission = Admission::new(&directory, prices, hasher, clock.clone());
+            let admission = Admission::new(&directory, crate::Laws::new(), prices, hasher, clock.clone());
             let books = Arc::new(Books::new(Ledger::default(), directory, MemoryLog::default(), clock.clone()));
             Self { books, admission, clock, number: 0 }
         }
@@ -194,12 +194,14 @@ mod charging {
                 provider: "p".into(),
                 priced_as: "p".into(),
                 model: "m".into(),
+                region: None,
                 max_tokens_default: 500,
                 total_timeout: Duration::from_secs(60),
             };
             self.number += 1;
             let id = RequestId::new(self.clock.now(), self.number);
-            let identity = Identity { id, end_user: None, idempotency: None, attribution: None };
+            let identity =
+                Identity { id, end_user: None, idempotency: None, attribution: None, judged: Default::default() };
             let principal = self.admission.authenticate(Some(SECRET), None).expect("the key is good");
             let entered = self.admission.enter(&principal, Surface::Chat, None).expect("it may chat");
             self.admission.admit(&self.books, entered, &call, &target, identity, || None)
@@ -319,7 +321,7 @@ mod limiting {
 
     use super::*;
     use crate::index::Index;
-    use crate::{Admission, Identity, Target};
+    use crate::{Admission, Identity, Judged, Target};
 
     const TOKENS: u64 = 1000;
     const INPUT_BYTES: u64 = 300;
@@ -353,7 +355,13 @@ mod limiting {
         fn new() -> Self {
             let (directory, clock) = (directory(), Clock::manual(Timestamp(1_700_000_000_000_000)));
             let hasher = hmac::Key::new(hmac::HMAC_SHA256, &[1; 32]);
-            let admission = Admission::new(&directory, crate::price::PriceBooks::default(), hasher, clock.clone());
+            let admission = Admission::new(
+                &directory,
+                crate::Laws::new(),
+                crate::price::PriceBooks::default(),
+                hasher,
+                clock.clone(),
+            );
             let principal = Index::of(&directory, &Index::default()).by_digest(&[7; 32]).expect("the key is known");
             let books = Arc::new(Books::new(Ledger::default(), directory, MemoryLog::default(), clock));
             Self { admission, books, principal }
@@ -362,8 +370,13 @@ mod limiting {
         fn admit(&self, output: u64) -> Result<Permit<MemoryLog>, Refusal> {
             let entered = self.admission.enter(&self.principal, Surface::Chat, None)?;
             let (call, target) = (call(output), target());
-            let identity =
-                Identity { id: RequestId(u128::from(output)), end_user: None, idempotency: None, attribution: None };
+            let identity = Identity {
+                id: RequestId(u128::from(output)),
+                end_user: None,
+                idempotency: None,
+                attribution: None,
+                judged: Judged::default(),
+            };
             self.admission.admit(&self.books, entered, &call, &target, identity, || None)
         }
 
@@ -395,6 +408,7 @@ mod limiting {
             provider: "p".into(),
             priced_as: "p".into(),
             model: "m".into(),
+            region: None,
             max_tokens_default: 16,
             total_timeout: Duration::from_secs(60),
         }

@@ -1,0 +1,113 @@
+//! What the tenant's policies say of a call, and the obligations that deciding alone can carry out: which model, where, how
+//! long an answer. The rest is for the pipeline, in [`Judged::obligations`].
+
+use std::sync::Arc;
+
+use tollgate_policy::obligations::{MaxTokens, Over};
+use tollgate_policy::question::Moment;
+use tollgate_policy::{Decision, Fingerprint, Obligations, Question};
+use tollgate_types::{Call, EndUserId, Refusal, Surface, Timestamp};
+
+use crate::{Principal, Target};
+
+/// A call that may pass, as its policies let it.
+#[derive(Clone, Debug, Default)]
+pub struct Judged {
+    /// `None`: no policy is in force for this tenant.
+    pub fingerprint: Option<Fingerprint>,
+    decision: Option<Arc<Decision>>,
+    /// Output tokens of each answer at most.
+    pub output_max: Option<u64>,
+}
+
+// === impl Judged ===
+
+impl Judged {
+    /// What is still to be done.
+    pub fn obligations(&self) -> &Obligations {
+        static NONE: Obligations = Obligations::NONE;
+        match self.decision.as_deref() {
+            Some(Decision::Allowed(obligations)) => obligations,
+            Some(Decision::Denied(_)) | None => &NONE,
+        }
+    }
+
+    /// Whether a fallback may be asked.
+    pub fn allows(&self, target: &Target) -> bool {
+        self.obligations().allows_region(target.region.as_deref())
+    }
+}
+
+/// Asks the tenant's policies.
+pub fn judge(
+    principal: &Principal,
+    call: &Call<'_>,
+    target: &Target,
+    end_user: Option<EndUserId>,
+    now: Timestamp,
+) -> Result<Judged, Refusal> {
+    let layers = &principal.policy;
+    if layers.is_empty() {
+        return Ok(Judged::default());
+    }
+    let end_user = end_user.map(|user| user.to_string());
+    let question = Question {
+        tenant: principal.tenant.as_str(),
+        plan: principal.plan.id.as_str(),
+        project: principal.project.as_str(),
+        key: principal.key.as_str(),
+        end_user: end_user.as_deref(),
+        surface: call.surface.name(),
+        route: &target.route,
+        model: &target.model,
+        provider: &target.provider,
+        region: target.region.as_deref(),
+        stream: call.stream,
+        input_bytes: call.input_bytes,
+        max_tokens: call.output_limit.tokens(),
+        choices: call.choices,
+        images: call.images,
+        moment: layers.fields.reads_time().then(|| moment(principal, now)),
+    };
+    let decision =
+        layers.decide(&question).map_err(|(layer, why)| denied(format!("the {}'s policy: {why}", layer.name())))?;
+    let obligations = match &*decision {
+        Decision::Allowed(obligations) => obligations,
+        Decision::Denied(denial) => return Err(denied(denial.to_string())),
+    };
+    if !obligations.allows_model(&target.route) {
+        return Err(denied(format!("the policy does not allow the model '{}'", target.route)));
+    }
+    if !obligations.allows_region(target.region.as_deref()) {
+        return Err(denied(format!("the policy does not allow the region in which '{}' is answered", target.route)));
+    }
+    if obligations.second_approval {
+        return Err(denied("the policy asks for a second person's approval, which cannot be given here".to_owned()));
+    }
+    let output_max = match obligations.max_tokens {
+        Some(max) if call.surface == Surface::Chat => Some(output_max(call, max)?),
+        _ => None,
+    };
+    Ok(Judged { fingerprint: Some(layers.fingerprint), decision: Some(decision), output_max })
+}
+
+fn denied(reason: String) -> Refusal {
+    Refusal::PolicyDenied { reason }
+}
+
+/// Output tokens of each answer at most; or no, where the policy would rather refuse than shorten.
+fn output_max(call: &Call<'_>, max: MaxTokens) -> Result<u64, Refusal> {
+    let over = call.output_limit.tokens().is_some_and(|tokens| tokens > max.limit);
+    if over && max.over == Over::Refuse {
+        return Err(denied(format!("the policy allows at most {} output tokens; ask for fewer", max.limit)));
+    }
+    if max.limit == 0 {
+        return Err(denied("the policy allows no output tokens".to_owned()));
+    }
+    Ok(max.limit)
+}
+
+fn moment(principal: &Principal, now: Timestamp) -> Moment {
+    let civil = principal.zone.civil(now);
+    Moment { utc: now.to_string(), date: civil.date, hour: civil.hour, weekday: civil.weekday }
+}

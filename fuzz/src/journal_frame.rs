@@ -255,6 +255,7 @@ fn draft(id: RequestId, clock: &Clock, decisions: &mut Decisions<'_>) -> Draft {
         price_version: "test-1".into(),
         idempotency: None,
         attribution: None,
+        policy: None,
     }
 }
 

@@ -11,6 +11,7 @@ pub mod config;
 pub mod headers;
 pub mod ids_and_money;
 pub mod journal_frame;
+pub mod policy;
 pub mod price_book;
 pub mod provider_usage;
 pub mod receipt;
@@ -30,7 +31,7 @@ pub struct Target {
 }
 
 /// All of them, by the names of the binaries.
-pub const TARGETS: [Target; 12] = [
+pub const TARGETS: [Target; 14] = [
     ids_and_money::TARGET,
     price_book::TARGET,
     chat_request::CHAT,
@@ -43,6 +44,8 @@ pub const TARGETS: [Target; 12] = [
     admin_body::TARGET,
     headers::TARGET,
     receipt::TARGET,
+    policy::MODULE,
+    policy::ARCHIVE,
 ];
 
 /// A second reading of a JSON object. `None` if it holds a number that no float can: such a one passes through us as it

@@ -149,6 +149,28 @@ impl AdminClient {
         self.exchange(Method::DELETE, &format!("/limits{selected}"), None).await.map(drop)
     }
 
+    /// The policy bundles in force.
+    pub async fn policies(&self) -> Result<Vec<crate::Policy>, ClientError> {
+        self.list("/policies").await
+    }
+
+    /// Puts a bundle (OPA's tar.gz) into force. One that does not compile, or whose own tests fail, is refused and changes
+    /// nothing.
+    pub async fn push_policy(&self, of: &crate::PolicyOf, archive: Vec<u8>) -> Result<crate::Policy, ClientError> {
+        let body = Body { content_type: "application/gzip", bytes: archive.into() };
+        self.call(Method::PUT, &format!("/policies{}", policy_of(of)), Some(body)).await
+    }
+
+    /// Puts the bundle before this one into force again.
+    pub async fn roll_policy_back(&self, of: &crate::PolicyOf) -> Result<crate::Policy, ClientError> {
+        self.call(Method::POST, &format!("/policies/rollback{}", policy_of(of)), None).await
+    }
+
+    /// Takes a layer's say away.
+    pub async fn remove_policy(&self, of: &crate::PolicyOf) -> Result<(), ClientError> {
+        self.exchange(Method::DELETE, &format!("/policies{}", policy_of(of)), None).await.map(drop)
+    }
+
     /// The price books in force.
     pub async fn prices(&self) -> Result<Vec<PriceBookInfo>, ClientError> {
         self.list("/prices").await
@@ -235,6 +257,11 @@ impl AdminClient {
     pub async fn providers(&self) -> Result<Vec<ProviderInfo>, ClientError> {
         self.list("/providers").await
     }
+}
+
+fn policy_of(of: &crate::PolicyOf) -> String {
+    let platform = of.platform.then_some("true");
+    query(&[("tenant", of.tenant.as_deref()), ("plan", of.plan.as_deref()), ("platform", platform)])
 }
 
 // === impl AdminClient: the wire ===

@@ -15,6 +15,7 @@ mod key;
 mod ledger;
 mod limit;
 mod plan;
+mod policy;
 mod price;
 mod receipt;
 mod reconciliation;
@@ -31,6 +32,7 @@ pub use key::{CreatedKey, Key, KeyScope, NewKey};
 pub use ledger::LedgerState;
 pub use limit::{Limit, LimitSetting};
 pub use plan::{MarkupTier, Plan, PlanSettings, Tariff, TightBudget};
+pub use policy::{Policy, PolicyOf};
 pub use price::{CorrectedTenant, Correction, NewCorrection, PriceBookInfo};
 pub use receipt::{
     Receipt, ReceiptAdjustment, ReceiptAmounts, ReceiptHold, ReceiptIdempotency, ReceiptKey, ReceiptKeys,

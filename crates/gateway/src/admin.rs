@@ -13,6 +13,7 @@ mod label;
 mod ledger;
 mod limits;
 mod plans;
+mod policies;
 mod prices;
 mod projects;
 mod providers;
@@ -80,6 +81,9 @@ fn router() -> Router<Arc<App>> {
             "/admin/v1/ledger/reconciliations",
             post(reconciliations::reconcile).layer(DefaultBodyLimit::max(reconciliations::PIECE_BYTES_MAX)),
         )
+        .route("/admin/v1/policies", get(policies::list).delete(policies::remove))
+        .route("/admin/v1/policies", put(policies::push).layer(DefaultBodyLimit::max(policies::ARCHIVE_BYTES_MAX)))
+        .route("/admin/v1/policies/rollback", post(policies::roll_back))
         .route("/admin/v1/prices", get(prices::list))
         .route("/admin/v1/prices", post(prices::push).layer(DefaultBodyLimit::max(BOOK_BYTES_MAX)))
         .route("/admin/v1/prices/corrections", post(corrections::correct).layer(DefaultBodyLimit::max(BOOK_BYTES_MAX)))
@@ -159,6 +163,7 @@ pub fn openapi_json() -> String {
         plans::list, plans::set,
         budgets::list, budgets::set, budgets::remove, budgets::alerts_list,
         limits::list, limits::set, limits::remove,
+        policies::list, policies::push, policies::roll_back, policies::remove,
         prices::list, prices::push, corrections::correct,
         usage::list, usage::summary, bills::show,
         receipts::show, receipts::keys, receipts::rotate_key,

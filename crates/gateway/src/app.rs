@@ -11,6 +11,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use tollgate_admission::Admission;
 use tollgate_admission::price::{PriceBook, PriceBooks, SHIPPED};
 use tollgate_ledger::Books;
+use tollgate_policy::signature::VerifyingKey;
 use tollgate_store::journal::{self, Journal, JournalWriter};
 use tollgate_store::projector::Projector;
 use tollgate_store::store::Layout;
@@ -22,6 +23,7 @@ use tollgate_types::{Clock, Refusal, RequestId, Timestamp};
 
 use crate::alerts::Alerts;
 use crate::config::{self, Config, Route, Routing};
+use crate::laws;
 use crate::metrics::Metrics;
 use crate::twins::Twins;
 
@@ -42,6 +44,8 @@ pub struct App {
     pub request_ids: RequestIds,
     /// Who signs receipts, by name.
     pub issuer: Arc<str>,
+    /// Whose bundles are taken; without one anybody's that the admin key sends.
+    pub policy_key: Option<VerifyingKey>,
     /// The store's folder.
     pub dir: PathBuf,
     routing: ArcSwap<Routing>,
@@ -65,6 +69,8 @@ pub enum StartError {
     Store(#[from] StoreError),
     #[error("the price book {path}: {problem}")]
     Prices { path: String, problem: String },
+    #[error("the policy bundle {0}")]
+    Policy(String),
     #[error("the first plan cannot be made: {0}")]
     FirstPlan(String),
     #[error("the system gives no randomness")]
@@ -91,7 +97,10 @@ impl App {
         }
         make_first_plan(&store)?;
         let prices = load_prices(&config.price_books, &store.layout())?;
-        let admission = Admission::new(&store.books.directory(), prices, store.vault.api_key_hasher(), clock);
+        let directory = store.books.directory();
+        // Without one of them requests would pass, or not, that should not: then none is served.
+        let laws = laws::all(&directory, &store.dir).map_err(StartError::Policy)?;
+        let admission = Admission::new(&directory, laws, prices, store.vault.api_key_hasher(), clock);
         let app = Self {
             books: Arc::clone(&store.books),
             journal: store.journal.clone(),
@@ -106,6 +115,7 @@ impl App {
             admin_key: config.admin_key.clone(),
             request_ids: RequestIds::new()?,
             issuer: Arc::clone(&config.issuer),
+            policy_key: config.policy_key.clone(),
             dir: store.dir.clone(),
             routing: ArcSwap::from_pointee(config.routing.clone()),
             draining: AtomicBool::new(false),

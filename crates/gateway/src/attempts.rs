@@ -218,6 +218,10 @@ impl<'a> Round<'a> {
     ) -> Result<bool, Refusal> {
         let (id, tenant, target) = (under_way.id, &under_way.principal.tenant, &fallback.target);
         let (provider, model) = (&target.provider, &target.model);
+        if !under_way.judged.allows(target) {
+            tracing::warn!(%id, %tenant, %provider, %model, "a fallback was passed over: the policy does not allow its region");
+            return Ok(false);
+        }
         let call = &self.question.wire.call;
         let tighten = || tokens_of(fallback, self.question.body, call.input_bytes);
         match under_way.app.admission.hand_over(permit, call, target, tighten) {

@@ -12,6 +12,7 @@ mod key;
 mod ledger;
 mod limit;
 mod plan;
+mod policy;
 mod price;
 mod progress;
 mod project;
@@ -78,6 +79,9 @@ pub enum Command {
     /// Limits: requests and tokens per minute, and requests at once
     #[command(after_help = "Example:\n  tollgate limit set --tenant demo --tokens-per-minute 100000")]
     Limit(limit::LimitArgs),
+    /// Policies: what a tenant may do, in Rego
+    #[command(after_help = "Example:\n  tollgate policy test policies/baseline")]
+    Policy(policy::PolicyArgs),
     /// Price books: what a unit of work costs
     #[command(after_help = "Example:\n  tollgate price list")]
     Price(price::PriceArgs),
@@ -178,6 +182,7 @@ fn dispatch(command: Command) -> Result<Answer, Failure> {
         Command::Plan(args) => wait_for(args.run()),
         Command::Budget(args) => wait_for(args.run()),
         Command::Limit(args) => wait_for(args.run()),
+        Command::Policy(args) => wait_for(args.run()),
         Command::Price(args) => wait_for(args.run()),
         Command::Usage(args) => wait_for(args.run()),
         Command::Receipt(args) => wait_for(args.run()),

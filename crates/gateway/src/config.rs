@@ -17,6 +17,7 @@ use rustls_pki_types::pem::PemObject;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tollgate_admission::Target;
+use tollgate_policy::signature::VerifyingKey;
 use tollgate_serving::preset;
 use tollgate_serving::{Provider, Secret, Timeouts};
 
@@ -31,6 +32,7 @@ pub struct RawConfig {
     pub secrets: RawSecrets,
     pub prices: RawPrices,
     pub receipts: RawReceipts,
+    pub policy: RawPolicy,
     pub log: RawLog,
     /// The providers, by a name of your choice: `[providers.openai]`.
     pub providers: BTreeMap<String, RawProvider>,
@@ -115,6 +117,14 @@ pub struct RawReceipts {
     pub issuer: String,
 }
 
+/// Policy bundles.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawPolicy {
+    /// File with a public key (PEM, Ed25519 or P-256): only bundles that it has signed are taken.
+    pub key_file: Option<PathBuf>,
+}
+
 /// What is logged, to standard error. Prompts, keys and secrets never are.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -137,6 +147,8 @@ pub struct RawProvider {
     pub api_key: Option<String>,
     /// Under which provider's name the price books know it. The preset's, if left out; `custom`: this provider's name.
     pub priced_as: Option<String>,
+    /// Where it works, as policies name it, such as `eu`. One that does not say is in none of their regions.
+    pub region: Option<String>,
     /// Speak HTTP/2 to a plain `http://` address. Over TLS it is negotiated.
     pub http2: bool,
     /// How long to wait for a connection, in milliseconds.
@@ -200,6 +212,8 @@ pub struct Config {
     pub master_key: Secret,
     pub admin_key: Secret,
     pub price_books: Vec<PathBuf>,
+    /// Whose policy bundles are taken; without one anybody's that the admin key sends.
+    pub policy_key: Option<VerifyingKey>,
     /// Who signs receipts, by name.
     pub issuer: Arc<str>,
     pub log: RawLog,
@@ -328,6 +342,7 @@ impl Default for RawProvider {
             base_url: None,
             api_key: None,
             priced_as: None,
+            region: None,
             http2: false,
             connect_timeout_ms: 3_000,
             first_byte_timeout_ms: 120_000,
@@ -367,12 +382,13 @@ impl Config {
         let admin_key = check.secret("secrets.admin_key", &raw.secrets.admin_key);
         check.not_published(&admin_key, server.listen);
         let issuer = check.issuer(&raw.receipts);
+        let policy_key = check.policy_key(&raw.policy);
         let routing = check.routing(raw);
         if !check.problems.is_empty() {
             return Err(ConfigError(check.problems));
         }
         let (price_books, log) = (raw.prices.books.clone(), raw.log.clone());
-        Ok(Self { server, store, master_key, admin_key, price_books, issuer, log, routing })
+        Ok(Self { server, store, master_key, admin_key, price_books, issuer, policy_key, log, routing })
     }
 }
 
@@ -490,6 +506,13 @@ impl Check<'_> {
         }
     }
 
+    fn policy_key(&mut self, raw: &RawPolicy) -> Option<VerifyingKey> {
+        let path = raw.key_file.as_ref()?;
+        let read = std::fs::read_to_string(path).map_err(|error| error.to_string());
+        let key = read.and_then(|text| VerifyingKey::from_pem(&text).map_err(|error| error.to_string()));
+        key.map_err(|why| self.problem(format!("policy.key_file: {}: {why}", path.display()))).ok()
+    }
+
     fn issuer(&mut self, raw: &RawReceipts) -> Arc<str> {
         let length = raw.issuer.chars().count();
         if !(1..=ISSUER_CHARS_MAX).contains(&length) || raw.issuer.chars().any(char::is_control) {
@@ -556,6 +579,7 @@ impl Check<'_> {
                 provider: Arc::clone(&provider.name),
                 priced_as: Arc::clone(&provider.priced_as),
                 model,
+                region: provider.region.clone(),
                 total_timeout: provider.timeouts.total,
                 ..route.target.clone()
             };
@@ -587,6 +611,7 @@ impl Check<'_> {
         Some(Provider {
             name: name.into(),
             priced_as: priced_as.into(),
+            region: raw.region.as_deref().map(Arc::from),
             base_url,
             api_key,
             http2: raw.http2,
@@ -612,6 +637,7 @@ impl Check<'_> {
             provider: Arc::clone(&provider.name),
             priced_as: Arc::clone(&provider.priced_as),
             model: raw.model.as_deref().unwrap_or(name).into(),
+            region: provider.region.clone(),
             max_tokens_default: raw.max_tokens_default,
             total_timeout: provider.timeouts.total,
         };

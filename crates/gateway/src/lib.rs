@@ -19,6 +19,7 @@ pub mod command;
 pub mod config;
 pub mod http;
 pub mod idempotent;
+pub mod laws;
 pub mod log;
 pub mod metrics;
 pub mod pipeline;

@@ -1,6 +1,6 @@
 //! **The** request: [`serve`] is its whole way, from top to bottom.
 //!
-//! authenticate → enter (scopes, limits) → read → admit (price, reserve) → durable → send → answer → settle → durable → reply.
+//! authenticate → enter (scopes, limits) → read → judge (policy) → admit (price, reserve) → durable → send → answer → settle → durable → reply.
 //! From durable to answer it may go round more than once, see `attempts.rs`.
 //!
 //! A request that may be repeated takes its way through [`idempotent`]. If any of it is dropped in between (the caller left, a panic, the end of the drain), the permit settles itself.
@@ -14,8 +14,10 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use tollgate_admission::policy::{self, Judged};
 use tollgate_admission::{Entered, Identity, Permit, Principal, Settled, Target};
 use tollgate_ledger::{Amounts, Claim};
+use tollgate_policy::Obligations;
 use tollgate_serving::answer;
 use tollgate_serving::backend::Answer;
 use tollgate_serving::meter::Granted;
@@ -45,6 +47,7 @@ pub struct Underway {
     pub id: RequestId,
     pub principal: Arc<Principal>,
     pub end_user: Option<EndUserId>,
+    pub judged: Judged,
     /// Who is asked now.
     pub route: Arc<Route>,
     pub series: Arc<Series>,
@@ -110,22 +113,27 @@ pub async fn fulfil(asked: Asked, claim: Option<Claim>) -> Result<Response<Body>
     let Asked { app, surface, id, principal, entered, end_user, head, body, since } = asked;
 
     // What is asked for.
-    let wire = match surface {
-        Surface::Chat => wire::read_chat(&body)?,
-        Surface::Embeddings => wire::read_embeddings(&body)?,
-    };
+    let mut wire = wire::read_request(surface, &body)?;
     let route = app.route(&wire.call.route)?;
+
+    // Whether the tenant's law lets it, and in what shape.
+    let judged = policy::judge(&principal, &wire.call, &route.target, end_user, app.clock().now())?;
+    check_kept(judged.obligations(), claim.is_some())?;
+    let redacted = redacted(&principal, &judged, &body)?;
+    let body = redacted.as_ref().unwrap_or(&body);
+    if redacted.is_some() {
+        wire = wire::read_request(surface, body)?;
+    }
     let attribution = seal_attribution(&app, &principal, &head)?;
 
-    // Whether it may be, and the money for it.
-    let identity = Identity { id, end_user, idempotency: claim, attribution };
-    let tighten = || tokens_of(&route, &body, wire.call.input_bytes);
+    // Whether it may be paid for, and the money.
+    let identity = Identity { id, end_user, idempotency: claim, attribution, judged: judged.clone() };
+    let tighten = || tokens_of(&route, body, wire.call.input_bytes);
     let permit = app.admission.admit(&app.books, entered, &wire.call, &route.target, identity, tighten)?;
-    let series = app.metrics.series(&principal.tenant, &route.target.route, &route.target.model);
-    let under_way = Underway::new(app, id, principal, end_user, route, series, since);
+    let under_way = Underway::new(app, id, principal, end_user, judged, route, since);
 
     // The work itself, by whoever of the route's does it: held durably before it goes out, each time.
-    let question = Question { wire: &wire, body: &body };
+    let question = Question { wire: &wire, body };
     let Answered { mut under_way, permit, answer } = attempts::answered(under_way, permit, question).await?;
     if wire.call.stream && is_event_stream(&answer.headers) {
         return Ok(stream(under_way, permit, answer, &wire.call));
@@ -147,6 +155,24 @@ fn check_project(principal: &Principal, headers: &HeaderMap) -> Result<(), Refus
         }
         _ => Ok(()),
     }
+}
+
+/// A policy under which nothing may be kept does not go with a key under which the answer would be.
+fn check_kept(obligations: &Obligations, keeps: bool) -> Result<(), Refusal> {
+    if keeps && obligations.retention_days == Some(0) {
+        let reason = "the policy allows nothing of an answer to be kept: leave out the Idempotency-Key".to_owned();
+        return Err(Refusal::PolicyDenied { reason });
+    }
+    Ok(())
+}
+
+/// The body without what the provider must not see, where there is any of that.
+fn redacted(principal: &Principal, judged: &Judged, body: &Bytes) -> Result<Option<Bytes>, Refusal> {
+    let undecided = |why: String| Refusal::PolicyDenied { reason: format!("the policy did not decide: {why}") };
+    let redactor = principal.policy.redactor(&judged.obligations().redact).map_err(undecided)?;
+    let Some(redactor) = redactor else { return Ok(None) };
+    let redacted = redactor.request(body).map_err(|error| Refusal::invalid(format!("the body is no JSON: {error}")))?;
+    Ok(redacted.map(Bytes::from))
 }
 
 fn seal_attribution(
@@ -259,14 +285,14 @@ async fn reply_whole(mut under_way: Underway, permit: AppPermit, whole: Bytes) -
     durable.map_err(|_| Refusal::LedgerUnavailable)?;
     let mut response = routes::json(whole);
     let headers = response.headers_mut();
-    headers::admitted(headers, &under_way.route.target.model, rate);
+    headers::admitted(headers, &under_way.route.target.model, under_way.judged.fingerprint, rate);
     headers::settled(headers, amounts, under_way.remaining());
     Ok(response)
 }
 
 fn stream(under_way: Underway, permit: AppPermit, answer: Answer, call: &Call<'_>) -> Response<Body> {
     let target = &under_way.route.target;
-    let (model, rate) = (Arc::clone(&target.model), permit.rate());
+    let (model, policy, rate) = (Arc::clone(&target.model), under_way.judged.fingerprint, permit.rate());
     let granted = Granted {
         tokens_per_choice: permit.granted.output_tokens,
         choices: call.choices,
@@ -277,7 +303,7 @@ fn stream(under_way: Underway, permit: AppPermit, answer: Answer, call: &Call<'_
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    headers::admitted(headers, &model, rate);
+    headers::admitted(headers, &model, policy, rate);
     response
 }
 
@@ -289,13 +315,14 @@ impl Underway {
         id: RequestId,
         principal: Arc<Principal>,
         end_user: Option<EndUserId>,
+        judged: Judged,
         route: Arc<Route>,
-        series: Arc<Series>,
         since: Stopwatch,
     ) -> Self {
+        let series = app.metrics.series(&principal.tenant, &route.target.route, &route.target.model);
         let total = route.target.total_timeout;
         let (waited, at_stake, counted) = (Duration::ZERO, None, AtomicBool::new(false));
-        Self { app, id, principal, end_user, route, series, since, total, waited, at_stake, counted }
+        Self { app, id, principal, end_user, judged, route, series, since, total, waited, at_stake, counted }
     }
 
     /// A provider that takes more than it was allowed breaks the one thing we rely on: say so, and count it.

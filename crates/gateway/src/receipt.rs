@@ -17,6 +17,7 @@ use tollgate_client::{
 };
 use tollgate_ledger::record::Standing;
 use tollgate_ledger::{Amounts, Idempotency, Reserved};
+use tollgate_policy::Fingerprint;
 use tollgate_store::view::{Adjustment, EventEnd, EventState, Reader, UsageEvent, ViewError};
 use tollgate_types::{RequestId, Timestamp, Usage};
 
@@ -107,7 +108,7 @@ pub fn state(told: &Told, stating: Stating) -> ReceiptStatement {
         charge_picousd: amounts.charge.0.to_string(),
         charge_usd: amounts.charge.to_string(),
         overrun: both(end.map(|end| end.overrun).unwrap_or_default()),
-        policy: None,
+        policy: reserved.policy.map(|policy| Fingerprint(policy).to_string()),
         cache: "bypass".to_owned(),
         idempotency: reserved.idempotency.map(idempotency),
         adjustments: told.adjustments.iter().map(adjustment).collect(),

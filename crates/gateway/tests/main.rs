@@ -10,6 +10,7 @@ mod faults;
 mod idempotency;
 mod limits;
 mod money;
+mod policy;
 mod process;
 mod program;
 mod receipts;

@@ -15,6 +15,8 @@ pub struct Provider {
     pub name: Arc<str>,
     /// Under this name the price books know it: its preset, or for a custom one its own name.
     pub priced_as: Arc<str>,
+    /// Where it works, if its operator says so.
+    pub region: Option<Arc<str>>,
     /// Scheme, host and the path that every request's path is appended to, without a slash at its end.
     pub base_url: Uri,
     pub api_key: Option<Secret>,

@@ -126,6 +126,7 @@ impl Gateway {
             price_version: "v1".into(),
             idempotency: None,
             attribution: None,
+            policy: None,
         }
     }
 

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use schemars::schema_for;
 use serde_json::Value;
 
-use super::{RawConfig, RawLog, RawPrices, RawProvider, RawReceipts, RawSecrets, RawServer, RawStore};
+use super::{RawConfig, RawLog, RawPolicy, RawPrices, RawProvider, RawReceipts, RawSecrets, RawServer, RawStore};
 
 /// The whole page.
 pub fn markdown() -> String {
@@ -24,6 +24,7 @@ pub fn markdown() -> String {
     section(&mut page, "[secrets]", &schema_for!(RawSecrets).to_value());
     section(&mut page, "[prices]", &schema_for!(RawPrices).to_value());
     section(&mut page, "[receipts]", &schema_for!(RawReceipts).to_value());
+    section(&mut page, "[policy]", &schema_for!(RawPolicy).to_value());
     section(&mut page, "[log]", &schema_for!(RawLog).to_value());
     section(&mut page, "[providers.NAME]", &schema_for!(RawProvider).to_value());
     presets(&mut page);
@@ -31,7 +32,7 @@ pub fn markdown() -> String {
     let known = schema_for!(RawConfig).to_value();
     debug_assert_eq!(
         known["properties"].as_object().map(serde_json::Map::len),
-        Some(8),
+        Some(9),
         "a new section needs its part"
     );
     page

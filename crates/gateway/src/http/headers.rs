@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use tollgate_admission::RateState;
 use tollgate_ledger::Amounts;
+use tollgate_policy::Fingerprint;
 use tollgate_types::{PicoSum, Refusal, RequestId};
 
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -15,6 +16,7 @@ const COST: HeaderName = HeaderName::from_static("x-tollgate-cost-usd");
 const CHARGE: HeaderName = HeaderName::from_static("x-tollgate-charge-usd");
 const REMAINING: HeaderName = HeaderName::from_static("x-tollgate-budget-remaining-usd");
 const MODEL: HeaderName = HeaderName::from_static("x-tollgate-model");
+const POLICY: HeaderName = HeaderName::from_static("x-tollgate-policy");
 const CACHE: HeaderName = HeaderName::from_static("x-tollgate-cache");
 const LIMIT_REQUESTS: HeaderName = HeaderName::from_static("x-ratelimit-limit-requests");
 const REMAINING_REQUESTS: HeaderName = HeaderName::from_static("x-ratelimit-remaining-requests");
@@ -28,7 +30,7 @@ const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 const ORIGINAL_REQUEST_ID: HeaderName = HeaderName::from_static("x-tollgate-original-request-id");
 
 /// What of our own headers is kept with an answer that may be given again.
-pub const KEPT: [HeaderName; 4] = [MODEL, CACHE, COST, CHARGE];
+pub const KEPT: [HeaderName; 5] = [MODEL, POLICY, CACHE, COST, CHARGE];
 /// Longest idempotency key, in bytes.
 pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
 
@@ -100,9 +102,12 @@ pub fn request_id(id: RequestId) -> HeaderValue {
 }
 
 /// What every admitted request's answer bears.
-pub fn admitted(headers: &mut HeaderMap, model: &str, rate: RateState) {
+pub fn admitted(headers: &mut HeaderMap, model: &str, policy: Option<Fingerprint>, rate: RateState) {
     if let Ok(model) = HeaderValue::from_str(model) {
         headers.insert(MODEL, model);
+    }
+    if let Some(Ok(policy)) = policy.map(|policy| HeaderValue::try_from(policy.to_string())) {
+        headers.insert(POLICY, policy);
     }
     headers.insert(CACHE, HeaderValue::from_static("bypass"));
     limited(headers, rate);
@@ -220,7 +225,7 @@ mod tests {
         let names = ["limit", "remaining", "reset"].map(|part| format!("x-ratelimit-{part}"));
         let check = |rate: RateState, kind: &str, expected: Option<[&str; 3]>| {
             let mut headers = HeaderMap::new();
-            admitted(&mut headers, "m", rate);
+            admitted(&mut headers, "m", Some(Fingerprint([7; 16])), rate);
             let found = names.each_ref().map(|name| headers.get(format!("{name}-{kind}")).cloned());
             let expected = expected.map_or([const { None }; 3], |all| all.map(|text| Some(value(text))));
             assert_eq!(found, expected, "{kind}");

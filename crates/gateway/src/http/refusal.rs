@@ -56,7 +56,7 @@ pub fn status(refusal: &Refusal) -> StatusCode {
     match refusal {
         Refusal::InvalidRequest { .. } => StatusCode::BAD_REQUEST,
         Refusal::InvalidApiKey => StatusCode::UNAUTHORIZED,
-        Refusal::RoleDenied { .. } => StatusCode::FORBIDDEN,
+        Refusal::RoleDenied { .. } | Refusal::PolicyDenied { .. } => StatusCode::FORBIDDEN,
         Refusal::ModelNotFound { .. } | Refusal::NotFound => StatusCode::NOT_FOUND,
         Refusal::UnboundedRequest { .. } => StatusCode::UNPROCESSABLE_ENTITY,
         Refusal::PriceUnknown { .. } => StatusCode::PAYMENT_REQUIRED,
@@ -80,7 +80,7 @@ fn kind(refusal: &Refusal) -> &'static str {
         | Refusal::PriceUnknown { .. }
         | Refusal::IdempotencyConflict(_) => "invalid_request_error",
         Refusal::InvalidApiKey => "authentication_error",
-        Refusal::RoleDenied { .. } => "permission_error",
+        Refusal::RoleDenied { .. } | Refusal::PolicyDenied { .. } => "permission_error",
         Refusal::BudgetExceeded(_) => "insufficient_quota",
         Refusal::RateLimited(_) | Refusal::Overloaded { .. } => "rate_limit_error",
         Refusal::Provider(_) | Refusal::LedgerUnavailable => "api_error",
@@ -135,6 +135,7 @@ mod tests {
         check(Refusal::invalid("x"), 400, "invalid_request", NEVER);
         check(Refusal::InvalidApiKey, 401, "invalid_api_key", NEVER);
         check(Refusal::RoleDenied { action: "a", scope: "s" }, 403, "role_denied", NEVER);
+        check(Refusal::PolicyDenied { reason: "no".into() }, 403, "policy_denied", NEVER);
         check(Refusal::ModelNotFound { model: "m".to_owned() }, 404, "model_not_found", NEVER);
         check(Refusal::UnboundedRequest { what: "w".to_owned(), advice: "a" }, 422, "unbounded_request", NEVER);
         check(Refusal::PriceUnknown { what: "w".to_owned() }, 402, "price_unknown", NEVER);

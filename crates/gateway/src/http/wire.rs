@@ -39,6 +39,14 @@ pub const TEMPLATE_TOKENS: u64 = 128;
 /// Allowance for a provider's instructions on tools and structured output, in tokens a request.
 pub const STRUCTURE_TOKENS: u64 = 512;
 
+/// Reads a request of either kind.
+pub fn read_request(surface: Surface, body: &[u8]) -> Result<WireRequest<'_>, Refusal> {
+    match surface {
+        Surface::Chat => read_chat(body),
+        Surface::Embeddings => read_embeddings(body),
+    }
+}
+
 /// Reads a chat completion request.
 pub fn read_chat(body: &[u8]) -> Result<WireRequest<'_>, Refusal> {
     let top = read_object(body)?;

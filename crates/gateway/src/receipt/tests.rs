@@ -46,6 +46,7 @@ fn pending() -> Told {
         price_version: "2026-11-20".into(),
         idempotency: Some(Idempotency { key: [1; 16], body: [2; 16] }),
         attribution: None,
+        policy: None,
     };
     let event = UsageEvent { reserved, extended_at: None, state: EventState::Pending, adjustments: 0, end: None };
     Told { event, adjustments: Vec::new() }

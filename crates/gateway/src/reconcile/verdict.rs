@@ -192,6 +192,7 @@ mod tests {
             price_version: "1".into(),
             idempotency: None,
             attribution: None,
+            policy: None,
         };
         let end = end.map(|(cost, overrun, confidence)| EventEnd {
             ended_at: Timestamp(5),

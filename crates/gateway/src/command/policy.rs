@@ -1,0 +1,238 @@
+//! `tollgate policy`. Checking and testing a bundle needs no gateway: it is read here, by the same code.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+use tollgate_client::{Policy, PolicyOf};
+use tollgate_policy::trial::{Coverage, Outcome, Trial};
+use tollgate_policy::{Bundle, File, Law, archive, bundle};
+use tollgate_types::{PlanId, TenantId};
+
+use super::table::{Column, or_none, table};
+use super::{Answer, Connection, Failure};
+
+#[derive(Debug, clap::Args)]
+pub struct PolicyArgs {
+    #[command(flatten)]
+    connection: Connection,
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    /// Check a bundle without a gateway: tell what is wrong with it, or what it reads and its fingerprint
+    #[command(after_help = "Example:\n  tollgate policy check policies/baseline")]
+    Check {
+        /// A folder, or an archive as `opa build` writes it
+        bundle: PathBuf,
+    },
+    /// Run a bundle's own tests (rules `test_*` in `*_test.rego`), and tell which lines they reach
+    #[command(after_help = "Example:\n  tollgate policy test policies/baseline")]
+    Test {
+        /// A folder, or an archive as `opa build` writes it
+        bundle: PathBuf,
+        /// Fail if the tests reach fewer percent of the lines
+        #[arg(long, value_name = "PERCENT", default_value_t = 0.0)]
+        coverage: f64,
+    },
+    /// Put a bundle into force
+    #[command(after_help = "Examples:\n  tollgate policy push policies/baseline --platform\n  \
+                            tollgate policy push policies/sandbox --tenant demo")]
+    Push {
+        /// A folder, or an archive as `opa build` writes it
+        bundle: PathBuf,
+        #[command(flatten)]
+        of: OfArgs,
+    },
+    /// List the bundles in force
+    #[command(after_help = "Example:\n  tollgate policy list")]
+    List,
+    /// Put the bundle before the one in force into force again
+    #[command(after_help = "Example:\n  tollgate policy rollback --tenant demo")]
+    Rollback {
+        #[command(flatten)]
+        of: OfArgs,
+    },
+    /// Take the say of the platform, a plan or a tenant away
+    #[command(after_help = "Example:\n  tollgate policy remove --tenant demo")]
+    Remove {
+        #[command(flatten)]
+        of: OfArgs,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+struct OfArgs {
+    /// Of this tenant
+    #[arg(long)]
+    tenant: Option<TenantId>,
+    /// Of all tenants of this plan
+    #[arg(long)]
+    plan: Option<PlanId>,
+    /// Of everybody
+    #[arg(long)]
+    platform: bool,
+}
+
+// === impl PolicyArgs ===
+
+impl PolicyArgs {
+    pub async fn run(self) -> Result<Answer, Failure> {
+        match self.action {
+            Action::Check { bundle } => check(&bundle),
+            Action::Test { bundle, coverage } => test(&bundle, coverage),
+            Action::Push { bundle, of } => {
+                let archive = match bundle.is_dir() {
+                    true => archive::pack(&files(&bundle)?).map_err(|error| Failure::Failed(error.to_string()))?,
+                    false => read(&bundle)?,
+                };
+                let policy = self.connection.client()?.push_policy(&of.asked(), archive).await?;
+                Ok(Answer::new(listed(std::slice::from_ref(&policy)), &policy))
+            }
+            Action::List => {
+                let policies = self.connection.client()?.policies().await?;
+                Ok(Answer::new(listed(&policies), &policies))
+            }
+            Action::Rollback { of } => {
+                let policy = self.connection.client()?.roll_policy_back(&of.asked()).await?;
+                Ok(Answer::new(listed(std::slice::from_ref(&policy)), &policy))
+            }
+            Action::Remove { of } => {
+                let of = of.asked();
+                self.connection.client()?.remove_policy(&of).await?;
+                Ok(Answer::new("the policy is removed".to_owned(), &json!({ "removed": of })))
+            }
+        }
+    }
+}
+
+// === impl OfArgs ===
+
+impl OfArgs {
+    fn asked(self) -> PolicyOf {
+        let Self { tenant, plan, platform } = self;
+        PolicyOf { tenant: tenant.map(|id| id.to_string()), plan: plan.map(|id| id.to_string()), platform }
+    }
+}
+
+fn check(path: &Path) -> Result<Answer, Failure> {
+    let law = bundle_at(path).and_then(|bundle| Law::compile(&bundle).map_err(|error| error.to_string()));
+    let law = match law {
+        Ok(law) => law,
+        Err(problem) => return Ok(Answer::new(problem.clone(), &json!({ "problem": problem })).passed_if(false)),
+    };
+    let reads: Vec<String> = law.fields.iter().map(|field| format!("input.{}", field.path.join("."))).collect();
+    let fingerprint = law.fingerprint.to_string();
+    let memory = if law.fields.reads_time() { "asked each time, since it reads the clock" } else { "remembered" };
+    let text = format!(
+        "the bundle is good\nrevision     {}\nfingerprint  {fingerprint}\nreads        {}\ndecisions    {memory}",
+        law.revision,
+        reads.join(", "),
+    );
+    Ok(Answer::new(text, &json!({ "revision": law.revision, "fingerprint": fingerprint, "reads": reads })))
+}
+
+fn test(path: &Path, coverage_min: f64) -> Result<Answer, Failure> {
+    let trial = bundle_at(path).and_then(|bundle| {
+        Law::compile(&bundle).map_err(|error| error.to_string())?;
+        Trial::of(&bundle).map_err(|error| error.to_string())
+    });
+    let trial = match trial {
+        Ok(trial) => trial,
+        Err(problem) => return Ok(Answer::new(problem.clone(), &json!({ "problem": problem })).passed_if(false)),
+    };
+    let outcome = |outcome: &Outcome| match outcome {
+        Outcome::Passed => "ok".to_owned(),
+        Outcome::Failed => "FAILED".to_owned(),
+        Outcome::Error(why) => format!("FAILED: {why}"),
+    };
+    let mut lines: Vec<String> =
+        trial.tests.iter().map(|test| format!("{}  {}", outcome(&test.outcome), test.name)).collect();
+    for Coverage { path, covered, missed } in &trial.coverage {
+        let missed: Vec<String> = missed.iter().map(u32::to_string).collect();
+        let said = if missed.is_empty() { "all lines".to_owned() } else { format!("not lines {}", missed.join(", ")) };
+        lines.push(format!("{path}: {covered} lines reached, {said}"));
+    }
+    let percent = trial.coverage_percent();
+    let passed = trial.passed() && percent >= coverage_min;
+    lines.push(match trial.tests.is_empty() {
+        true => "there is no test: write rules test_* in a file *_test.rego".to_owned(),
+        false => format!("{} tests, {percent:.1} % of the lines reached", trial.tests.len()),
+    });
+    let tests: Vec<_> =
+        trial.tests.iter().map(|test| json!({ "name": test.name, "outcome": outcome(&test.outcome) })).collect();
+    let json = json!({ "passed": passed, "tests": tests, "coverage_percent": percent });
+    Ok(Answer::new(lines.join("\n"), &json).passed_if(passed))
+}
+
+fn bundle_at(path: &Path) -> Result<Bundle, String> {
+    let files = match path.is_dir() {
+        true => files(path).map_err(|failure| failure.to_string())?,
+        false => {
+            let bytes = read(path).map_err(|failure| failure.to_string())?;
+            archive::unpack(&bytes).map_err(|error| error.to_string())?
+        }
+    };
+    Bundle::from_files(&files).map_err(|error| error.to_string())
+}
+
+/// What lies in a folder and all below it, but for what is hidden there: of that, a bundle has its manifest and signatures.
+fn files(dir: &Path) -> Result<Vec<File>, Failure> {
+    let mut files = Vec::new();
+    let mut folders = vec![dir.to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        let unreadable = |error: std::io::Error| Failure::Failed(format!("{}: {error}", folder.display()));
+        for entry in std::fs::read_dir(&folder).map_err(unreadable)? {
+            let entry = entry.map_err(unreadable)?;
+            let (path, kind) = (entry.path(), entry.file_type().map_err(unreadable)?);
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.starts_with('.') && name != bundle::MANIFEST && name != bundle::SIGNATURES {
+                continue;
+            }
+            if kind.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let inside = path.strip_prefix(dir).map_err(|error| Failure::Failed(error.to_string()))?;
+            let inside = inside.to_str().ok_or_else(|| Failure::Failed(format!("{}: not UTF-8", path.display())))?;
+            files.push(File { path: inside.to_owned(), bytes: read(&path)? });
+            bundle::check_size(&files).map_err(|error| Failure::Failed(error.to_string()))?;
+        }
+    }
+    Ok(files)
+}
+
+/// A file that is no larger than a bundle may be.
+fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    let unreadable = |error: std::io::Error| Failure::Failed(format!("{}: {error}", path.display()));
+    let bytes = std::fs::metadata(path).map_err(unreadable)?.len();
+    if bytes > bundle::BYTES_MAX as u64 {
+        return Err(Failure::Failed(format!("{}: {}", path.display(), tollgate_policy::BundleError::TooLarge)));
+    }
+    std::fs::read(path).map_err(unreadable)
+}
+
+fn listed(policies: &[Policy]) -> String {
+    let columns = [
+        Column::Text("LAYER"),
+        Column::Text("OF"),
+        Column::Text("REVISION"),
+        Column::Text("FINGERPRINT"),
+        Column::Text("SET AT"),
+        Column::Number("EARLIER"),
+    ];
+    let row = |policy: &Policy| {
+        let of = policy.tenant.as_ref().or(policy.plan.as_ref());
+        vec![
+            policy.layer.clone(),
+            or_none(of),
+            policy.revision.clone(),
+            policy.fingerprint.clone(),
+            policy.set_at.clone(),
+            policy.earlier.to_string(),
+        ]
+    };
+    table(&columns, policies.iter().map(row).collect(), "no policies: every tenant may use every route")
+}

@@ -1,7 +1,7 @@
 //! Snapshots: one that was written reads back as the same state; anything else is passed over, not believed.
 
 use tollgate_ledger::{Ledger, Record};
-use tollgate_store::snapshot::{State, decode};
+use tollgate_store::snapshot::{State, VERSION, decode};
 use tollgate_types::Zone;
 use tollgate_types::directory::{Change, Directory};
 
@@ -12,7 +12,7 @@ pub const TARGET: Target = Target {
     check: check_snapshot,
     seeds: &[
         "a snapshot is taken of a history that is made from these bytes: reserve, send, post, void, cap, wait",
-        "TGSN\u{2}\u{0}\u{0}\u{0}",
+        "TGSN\u{3}\u{0}\u{0}\u{0}",
     ],
     words: &["TGSN", "\u{0}\u{0}\u{0}\u{0}", "\u{0}", "\u{1}", "\u{7f}"],
     takes_noise: true,
@@ -75,7 +75,7 @@ fn encode(ledger: &Ledger, directory: &Directory) -> Vec<u8> {
 fn with_header(sequence: u64, chain: &[u8; 32], body: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER_BYTES + body.len());
     bytes.extend_from_slice(b"TGSN");
-    bytes.extend_from_slice(&2u32.to_le_bytes());
+    bytes.extend_from_slice(&VERSION.to_le_bytes());
     bytes.extend_from_slice(&sequence.to_le_bytes());
     bytes.extend_from_slice(chain);
     bytes.extend_from_slice(&crc32c::crc32c_append(crc32c::crc32c(&bytes), body).to_le_bytes());

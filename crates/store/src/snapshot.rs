@@ -20,7 +20,8 @@ use crate::journal::segment::{self, SegmentError};
 use crate::prepared::Prepared;
 
 const MAGIC: [u8; 4] = *b"TGSN";
-const VERSION: u32 = 3;
+/// Of the layout. Others are not read: a snapshot is made again from the journal.
+pub const VERSION: u32 = 3;
 const HEADER_BYTES: usize = 56;
 const CHECKSUM_AT: usize = 48;
 const SUFFIX: &str = "snapshot";

@@ -20,6 +20,33 @@ pub struct Judged {
     pub output_max: Option<u64>,
 }
 
+/// What policies are told of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Facts {
+    pub surface: Surface,
+    pub stream: bool,
+    pub input_bytes: u64,
+    /// Output tokens of each answer, as asked.
+    pub max_tokens: Option<u64>,
+    pub choices: u64,
+    pub images: u64,
+}
+
+// === impl Facts ===
+
+impl Facts {
+    pub fn of(call: &Call<'_>) -> Self {
+        Self {
+            surface: call.surface,
+            stream: call.stream,
+            input_bytes: call.input_bytes,
+            max_tokens: call.output_limit.tokens(),
+            choices: call.choices,
+            images: call.images,
+        }
+    }
+}
+
 // === impl Judged ===
 
 impl Judged {
@@ -51,29 +78,17 @@ pub fn judge(
         return Ok(Judged::default());
     }
     let end_user = end_user.map(|user| user.to_string());
-    let question = Question {
-        tenant: principal.tenant.as_str(),
-        plan: principal.plan.id.as_str(),
-        project: principal.project.as_str(),
-        key: principal.key.as_str(),
-        end_user: end_user.as_deref(),
-        surface: call.surface.name(),
-        route: &target.route,
-        model: &target.model,
-        provider: &target.provider,
-        region: target.region.as_deref(),
-        stream: call.stream,
-        input_bytes: call.input_bytes,
-        max_tokens: call.output_limit.tokens(),
-        choices: call.choices,
-        images: call.images,
-        moment: layers.fields.reads_time().then(|| moment(principal, now)),
-    };
-    let decision =
-        layers.decide(&question).map_err(|(layer, why)| denied(format!("the {}'s policy: {why}", layer.name())))?;
+    let moment = layers.fields.reads_time().then(|| moment(principal, now));
+    let question = question(principal, &Facts::of(call), target, end_user.as_deref(), moment);
+    let decision = layers.decide(&question).map_err(|(layer, why)| {
+        let reason = format!("the {}'s policy: {why}", layer.name());
+        Refusal::PolicyDenied { reason, layer: Some(layer.name()) }
+    })?;
     let obligations = match &*decision {
         Decision::Allowed(obligations) => obligations,
-        Decision::Denied(denial) => return Err(denied(denial.to_string())),
+        Decision::Denied(denial) => {
+            return Err(Refusal::PolicyDenied { reason: denial.to_string(), layer: Some(denial.layer.name()) });
+        }
     };
     if !obligations.allows_model(&target.route) {
         return Err(denied(format!("the policy does not allow the model '{}'", target.route)));
@@ -92,7 +107,7 @@ pub fn judge(
 }
 
 fn denied(reason: String) -> Refusal {
-    Refusal::PolicyDenied { reason }
+    Refusal::PolicyDenied { reason, layer: None }
 }
 
 /// Output tokens of each answer at most; or no, where the policy would rather refuse than shorten.
@@ -107,7 +122,36 @@ fn output_max(call: &Call<'_>, max: MaxTokens) -> Result<u64, Refusal> {
     Ok(max.limit)
 }
 
-fn moment(principal: &Principal, now: Timestamp) -> Moment {
+/// What is asked of a request, beside who asks and whom.
+pub fn question<'a>(
+    principal: &'a Principal,
+    facts: &Facts,
+    target: &'a Target,
+    end_user: Option<&'a str>,
+    moment: Option<Moment>,
+) -> Question<'a> {
+    let Facts { surface, stream, input_bytes, max_tokens, choices, images } = *facts;
+    Question {
+        tenant: principal.tenant.as_str(),
+        plan: principal.plan.id.as_str(),
+        project: principal.project.as_str(),
+        key: principal.key.as_str(),
+        end_user,
+        surface: surface.name(),
+        route: &target.route,
+        model: &target.model,
+        provider: &target.provider,
+        region: target.region.as_deref(),
+        stream,
+        input_bytes,
+        max_tokens,
+        choices,
+        images,
+        moment,
+    }
+}
+
+pub fn moment(principal: &Principal, now: Timestamp) -> Moment {
     let civil = principal.zone.civil(now);
     Moment { utc: now.to_string(), date: civil.date, hour: civil.hour, weekday: civil.weekday }
 }

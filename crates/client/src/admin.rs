@@ -166,6 +166,24 @@ impl AdminClient {
         self.call(Method::POST, &format!("/policies/rollback{}", policy_of(of)), None).await
     }
 
+    /// What the policies said of the last requests, the newest first.
+    pub async fn policy_decisions(&self, of: &crate::DecisionQuery) -> Result<Vec<crate::PolicyDecision>, ClientError> {
+        let limit = of.limit.map(|limit| limit.to_string());
+        let selected = query(&[
+            ("tenant", of.tenant.as_deref()),
+            ("plan", of.plan.as_deref()),
+            ("request_id", of.request_id.as_deref()),
+            ("limit", limit.as_deref()),
+        ]);
+        self.list(&format!("/policies/decisions{selected}")).await
+    }
+
+    /// The archive of the bundle that is in force for a layer.
+    pub async fn policy_bundle(&self, of: &crate::PolicyOf) -> Result<Vec<u8>, ClientError> {
+        let (_, archive) = self.exchange(Method::GET, &format!("/policies/bundle{}", policy_of(of)), None).await?;
+        Ok(archive.to_vec())
+    }
+
     /// Takes a layer's say away.
     pub async fn remove_policy(&self, of: &crate::PolicyOf) -> Result<(), ClientError> {
         self.exchange(Method::DELETE, &format!("/policies{}", policy_of(of)), None).await.map(drop)

@@ -32,7 +32,7 @@ pub use key::{CreatedKey, Key, KeyScope, NewKey};
 pub use ledger::LedgerState;
 pub use limit::{Limit, LimitSetting};
 pub use plan::{MarkupTier, Plan, PlanSettings, Tariff, TightBudget};
-pub use policy::{Policy, PolicyOf};
+pub use policy::{DecisionQuery, Policy, PolicyDecision, PolicyOf};
 pub use price::{CorrectedTenant, Correction, NewCorrection, PriceBookInfo};
 pub use receipt::{
     Receipt, ReceiptAdjustment, ReceiptAmounts, ReceiptHold, ReceiptIdempotency, ReceiptKey, ReceiptKeys,

@@ -1,6 +1,7 @@
 //! Policy bundles: whose they are, and what is in force.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
 /// Whose policy: of the platform, a plan or a tenant; name one.
@@ -38,4 +39,35 @@ pub struct Policy {
     pub set_at: String,
     /// How many bundles before this one it can be rolled back to.
     pub earlier: u64,
+}
+
+/// Which decisions: all conditions hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct DecisionQuery {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
+    /// At most so many; 100 without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<usize>,
+}
+
+/// What the policies said of one request. Kept in memory only, of the last few thousand.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct PolicyDecision {
+    pub request_id: String,
+    pub at: String,
+    pub tenant: String,
+    pub plan: String,
+    pub allowed: bool,
+    /// Whose bundle refused it: `platform`, `plan` or `tenant`.
+    pub layer: Option<String>,
+    pub reason: Option<String>,
+    /// What the policies were asked; see docs/policy.md.
+    pub input: Value,
 }

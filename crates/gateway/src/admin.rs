@@ -84,6 +84,8 @@ fn router() -> Router<Arc<App>> {
         .route("/admin/v1/policies", get(policies::list).delete(policies::remove))
         .route("/admin/v1/policies", put(policies::push).layer(DefaultBodyLimit::max(policies::ARCHIVE_BYTES_MAX)))
         .route("/admin/v1/policies/rollback", post(policies::roll_back))
+        .route("/admin/v1/policies/bundle", get(policies::bundle))
+        .route("/admin/v1/policies/decisions", get(policies::decisions))
         .route("/admin/v1/prices", get(prices::list))
         .route("/admin/v1/prices", post(prices::push).layer(DefaultBodyLimit::max(BOOK_BYTES_MAX)))
         .route("/admin/v1/prices/corrections", post(corrections::correct).layer(DefaultBodyLimit::max(BOOK_BYTES_MAX)))
@@ -164,6 +166,7 @@ pub fn openapi_json() -> String {
         budgets::list, budgets::set, budgets::remove, budgets::alerts_list,
         limits::list, limits::set, limits::remove,
         policies::list, policies::push, policies::roll_back, policies::remove,
+        policies::bundle, policies::decisions,
         prices::list, prices::push, corrections::correct,
         usage::list, usage::summary, bills::show,
         receipts::show, receipts::keys, receipts::rotate_key,

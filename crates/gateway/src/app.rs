@@ -23,6 +23,7 @@ use tollgate_types::{Clock, Refusal, RequestId, Timestamp};
 
 use crate::alerts::Alerts;
 use crate::config::{self, Config, Route, Routing};
+use crate::decisions::Decisions;
 use crate::laws;
 use crate::metrics::Metrics;
 use crate::twins::Twins;
@@ -46,6 +47,7 @@ pub struct App {
     pub issuer: Arc<str>,
     /// Whose bundles are taken; without one anybody's that the admin key sends.
     pub policy_key: Option<VerifyingKey>,
+    pub decisions: Decisions,
     /// The store's folder.
     pub dir: PathBuf,
     routing: ArcSwap<Routing>,
@@ -116,6 +118,7 @@ impl App {
             request_ids: RequestIds::new()?,
             issuer: Arc::clone(&config.issuer),
             policy_key: config.policy_key.clone(),
+            decisions: Decisions::default(),
             dir: store.dir.clone(),
             routing: ArcSwap::from_pointee(config.routing.clone()),
             draining: AtomicBool::new(false),

@@ -133,6 +133,8 @@ pub enum Document {
     Openapi,
     /// Every field of the configuration
     Configuration,
+    /// JSON Schemas of what a policy is asked and says
+    Policy,
 }
 
 /// What a command has to say, and whether what it checked holds.
@@ -225,6 +227,7 @@ fn docs(document: Document) -> Result<Answer, Failure> {
     Ok(Answer::text(match document {
         Document::Openapi => crate::admin::openapi_json(),
         Document::Configuration => crate::config::markdown(),
+        Document::Policy => format!("{:#}\n", tollgate_policy::schema::schema()),
     }))
 }
 

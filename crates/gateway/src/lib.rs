@@ -9,6 +9,7 @@
 //! - [`admin`]: the control plane, `/admin/v1`.
 //! - [`reconcile`]: a provider's bill against the ledger.
 //! - [`app`]: what every request can reach; [`serve`]: workers, signals, an orderly end.
+//! - [`laws`], [`decisions`]: policy bundles, and what they said lately.
 //! - [`alerts`], [`config`], [`command`], [`log`], [`metrics`], [`questions`].
 
 pub mod admin;
@@ -17,6 +18,7 @@ pub mod app;
 mod attempts;
 pub mod command;
 pub mod config;
+pub mod decisions;
 pub mod http;
 pub mod idempotent;
 pub mod laws;

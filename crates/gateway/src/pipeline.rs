@@ -14,7 +14,7 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use tollgate_admission::policy::{self, Judged};
+use tollgate_admission::policy::{self, Facts, Judged};
 use tollgate_admission::{Entered, Identity, Permit, Principal, Settled, Target};
 use tollgate_ledger::{Amounts, Claim};
 use tollgate_policy::Obligations;
@@ -117,7 +117,10 @@ pub async fn fulfil(asked: Asked, claim: Option<Claim>) -> Result<Response<Body>
     let route = app.route(&wire.call.route)?;
 
     // Whether the tenant's law lets it, and in what shape.
-    let judged = policy::judge(&principal, &wire.call, &route.target, end_user, app.clock().now())?;
+    let now = app.clock().now();
+    let judged = policy::judge(&principal, &wire.call, &route.target, end_user, now);
+    app.decisions.note(id, now, &principal, end_user, Facts::of(&wire.call), &route, judged.as_ref().err());
+    let judged = judged?;
     check_kept(judged.obligations(), claim.is_some())?;
     let redacted = redacted(&principal, &judged, &body)?;
     let body = redacted.as_ref().unwrap_or(&body);
@@ -161,14 +164,15 @@ fn check_project(principal: &Principal, headers: &HeaderMap) -> Result<(), Refus
 fn check_kept(obligations: &Obligations, keeps: bool) -> Result<(), Refusal> {
     if keeps && obligations.retention_days == Some(0) {
         let reason = "the policy allows nothing of an answer to be kept: leave out the Idempotency-Key".to_owned();
-        return Err(Refusal::PolicyDenied { reason });
+        return Err(Refusal::PolicyDenied { reason, layer: None });
     }
     Ok(())
 }
 
 /// The body without what the provider must not see, where there is any of that.
 fn redacted(principal: &Principal, judged: &Judged, body: &Bytes) -> Result<Option<Bytes>, Refusal> {
-    let undecided = |why: String| Refusal::PolicyDenied { reason: format!("the policy did not decide: {why}") };
+    let undecided =
+        |why: String| Refusal::PolicyDenied { reason: format!("the policy did not decide: {why}"), layer: None };
     let redactor = principal.policy.redactor(&judged.obligations().redact).map_err(undecided)?;
     let Some(redactor) = redactor else { return Ok(None) };
     let redacted = redactor.request(body).map_err(|error| Refusal::invalid(format!("the body is no JSON: {error}")))?;

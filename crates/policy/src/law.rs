@@ -54,6 +54,16 @@ pub struct Law {
     machines: Mutex<Vec<RegoVM>>,
 }
 
+/// The document `input`, as the engine holds it.
+pub struct Input;
+
+impl Input {
+    /// Reads what somebody wrote down. The error is for them.
+    pub fn from_json(text: &str) -> Result<Value, String> {
+        Value::from_json_str(text).map_err(|error| format!("the input is no JSON: {error}"))
+    }
+}
+
 /// Why a bundle is no law.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LawError {

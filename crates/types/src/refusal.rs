@@ -16,7 +16,11 @@ pub enum Refusal {
     RoleDenied { action: &'static str, scope: &'static str },
     /// In the words of the policy's author, or of who carries out its obligations.
     #[error("{reason}")]
-    PolicyDenied { reason: String },
+    PolicyDenied {
+        reason: String,
+        /// Whose bundle said so: `platform`, `plan` or `tenant`. `None`: it is an obligation that cannot be met.
+        layer: Option<&'static str>,
+    },
     #[error("the model '{model}' does not exist or is not available to you; GET /v1/models lists what is")]
     ModelNotFound { model: String },
     #[error("there is nothing at this address")]

@@ -9,7 +9,11 @@ use anyhow::{Context, Result, bail};
 use crate::tree;
 
 /// `tollgate docs NAME` is the truth of the file beside it.
-const DOCUMENTS: &[(&str, &str)] = &[("openapi", "docs/openapi.json"), ("configuration", "docs/configuration.md")];
+const DOCUMENTS: &[(&str, &str)] = &[
+    ("openapi", "docs/openapi.json"),
+    ("configuration", "docs/configuration.md"),
+    ("policy", "docs/policy.schema.json"),
+];
 
 pub fn run(write: bool) -> Result<()> {
     let tollgate = binary()?;

@@ -5,10 +5,13 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
+use axum::response::IntoResponse;
 use bytes::Bytes;
 use http::StatusCode;
+use http::header::CONTENT_TYPE;
 use tokio::sync::Mutex;
-use tollgate_client::{List, Policy, PolicyOf, Whose};
+use tollgate_admission::Principal;
+use tollgate_client::{DecisionQuery, List, Policy, PolicyDecision, PolicyOf, Whose};
 use tollgate_policy::Law;
 use tollgate_store::store::prepare;
 use tollgate_types::directory::{Change, Directory, PolicySet};
@@ -19,10 +22,13 @@ use super::durable::aside;
 use super::extract::Asked;
 use super::refused::{Refusals, Refused};
 use crate::app::App;
+use crate::decisions::{Judgement, KEPT};
 use crate::laws;
 
 /// Largest archive of a bundle.
 pub const ARCHIVE_BYTES_MAX: usize = 4 << 20;
+/// Decisions that are listed where nobody says how many.
+const DECISIONS_USUAL: usize = 100;
 /// Held from looking at the bundles in force until the new ones are: two pushes at once would lose one.
 static PUSHING: Mutex<()> = Mutex::const_new(());
 
@@ -85,6 +91,54 @@ pub async fn remove(State(app): State<Arc<App>>, Asked(of): Asked<PolicyOf>) -> 
     }
     set(&app, scope, None).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// The archive of the bundle that is in force
+#[utoipa::path(get, path = "/admin/v1/policies/bundle", operation_id = "show_policy_bundle", tag = "policies", params(PolicyOf),
+    responses((status = 200, description = "As it was pushed", body = Vec<u8>, content_type = "application/gzip"), Refusals))]
+pub async fn bundle(State(app): State<Arc<App>>, Asked(of): Asked<PolicyOf>) -> Result<impl IntoResponse, Refused> {
+    let scope = scope(&app, &whose(of))?;
+    let digest = app.books.with_directory(|directory| directory.policy(&scope));
+    let digest = digest.ok_or_else(|| Refused::not_found("there is no such policy"))?;
+    let file = laws::file(&app.dir, &digest);
+    let read = aside(move || std::fs::read(file)).await?;
+    let archive = read.map_err(|error| Refused::internal("the policy cannot be read", &error))?;
+    Ok(([(CONTENT_TYPE, "application/gzip")], archive))
+}
+
+/// What the policies said of the last requests, the newest first
+///
+/// Of the last few thousand, in memory only; without prompts.
+#[utoipa::path(get, path = "/admin/v1/policies/decisions", operation_id = "list_policy_decisions", tag = "policies", params(DecisionQuery),
+    responses((status = 200, description = "Decisions", body = List<PolicyDecision>), Refusals))]
+pub async fn decisions(
+    State(app): State<Arc<App>>,
+    Asked(of): Asked<DecisionQuery>,
+) -> Result<Json<List<PolicyDecision>>, Refused> {
+    let limit = of.limit.unwrap_or(DECISIONS_USUAL);
+    if limit > KEPT {
+        return Err(Refused::field("limit", format!("at most {KEPT}")));
+    }
+    let is = |wanted: &Option<String>, found: &str| wanted.as_deref().is_none_or(|wanted| wanted == found);
+    let wanted = |one: &Judgement| {
+        let Principal { tenant, plan, .. } = &*one.principal;
+        is(&of.tenant, tenant.as_str()) && is(&of.plan, plan.id.as_str()) && is(&of.request_id, &one.id.to_string())
+    };
+    let data = app.decisions.last(wanted, limit).iter().map(said).collect();
+    Ok(Json(List { data }))
+}
+
+fn said(one: &Judgement) -> PolicyDecision {
+    PolicyDecision {
+        request_id: one.id.to_string(),
+        at: one.at.to_string(),
+        tenant: one.principal.tenant.to_string(),
+        plan: one.principal.plan.id.to_string(),
+        allowed: one.denied.is_none(),
+        layer: one.layer.map(str::to_owned),
+        reason: one.denied.as_deref().map(str::to_owned),
+        input: one.input(),
+    }
 }
 
 /// Notes which bundle is in force, and once that is durable, judges by it.

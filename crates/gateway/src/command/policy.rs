@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
-use tollgate_client::{Policy, PolicyOf};
+use tollgate_client::{AdminClient, ClientError, DecisionQuery, Policy, PolicyDecision, PolicyOf};
+use tollgate_policy::explain::Explanation;
 use tollgate_policy::trial::{Coverage, Outcome, Trial};
-use tollgate_policy::{Bundle, File, Law, archive, bundle};
+use tollgate_policy::{Bundle, File, Law, Obligations, Verdict, archive, bundle, law};
 use tollgate_types::{PlanId, TenantId};
 
 use super::table::{Column, or_none, table};
@@ -44,6 +45,31 @@ enum Action {
         bundle: PathBuf,
         #[command(flatten)]
         of: OfArgs,
+    },
+    /// Say why a request was refused or let pass: each rule of the bundle, and which line of it did not hold
+    #[command(after_help = "Examples:\n  tollgate policy explain req_019ab0f2c3d4000000000000deadbeef\n  \
+                            tollgate policy explain --bundle policies/sandbox --input input.json")]
+    Explain {
+        /// One of the last few thousand; its id is in the answer's `x-request-id`
+        #[arg(required_unless_present = "input")]
+        request: Option<String>,
+        /// This bundle instead of the one in force that refused it (or the tenant's, its plan's, or the platform's)
+        #[arg(long)]
+        bundle: Option<PathBuf>,
+        /// A file with the document `input`, instead of a request
+        #[arg(long, value_name = "FILE", requires = "bundle", conflicts_with = "request")]
+        input: Option<PathBuf>,
+    },
+    /// Say what a bundle would change of the last decisions, if it came into force
+    #[command(after_help = "Example:\n  tollgate policy diff policies/sandbox --tenant demo --last 1000")]
+    Diff {
+        /// A folder, or an archive as `opa build` writes it
+        bundle: PathBuf,
+        #[command(flatten)]
+        of: OfArgs,
+        /// So many decisions
+        #[arg(long, value_name = "N", default_value_t = 1000)]
+        last: usize,
     },
     /// List the bundles in force
     #[command(after_help = "Example:\n  tollgate policy list")]
@@ -90,6 +116,35 @@ impl PolicyArgs {
                 };
                 let policy = self.connection.client()?.push_policy(&of.asked(), archive).await?;
                 Ok(Answer::new(listed(std::slice::from_ref(&policy)), &policy))
+            }
+            Action::Explain { request, bundle, input } => {
+                let text = |path: &PathBuf| read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+                let (asked, of) = match (request, input) {
+                    (Some(request), _) => {
+                        let decision = decision(&self.connection.client()?, request).await?;
+                        (decision.input.to_string(), Some(decision))
+                    }
+                    (None, input) => (input.as_ref().map(text).transpose()?.unwrap_or_default(), None),
+                };
+                let bundle = match (&bundle, &of) {
+                    (Some(path), _) => bundle_at(path).map_err(Failure::Failed)?,
+                    (None, Some(of)) => nearest(&self.connection.client()?, of).await?,
+                    (None, None) => return Err(Failure::Arguments("name a bundle".to_owned())),
+                };
+                explain(&bundle, &asked, of.as_ref())
+            }
+            Action::Diff { bundle, of, last } => {
+                let client = self.connection.client()?;
+                let of = of.asked();
+                let new = law_of(&bundle_at(&bundle).map_err(Failure::Failed)?)?;
+                let old = match client.policy_bundle(&of).await {
+                    Ok(archive) => Some(law_of(&unpacked(&archive)?)?),
+                    Err(ClientError::Refused { status: 404, .. }) => None,
+                    Err(error) => return Err(error.into()),
+                };
+                let PolicyOf { tenant, plan, .. } = of;
+                let wanted = DecisionQuery { tenant, plan, request_id: None, limit: Some(last) };
+                diff(old.as_ref(), &new, &client.policy_decisions(&wanted).await?)
             }
             Action::List => {
                 let policies = self.connection.client()?.policies().await?;
@@ -165,6 +220,93 @@ fn test(path: &Path, coverage_min: f64) -> Result<Answer, Failure> {
         trial.tests.iter().map(|test| json!({ "name": test.name, "outcome": outcome(&test.outcome) })).collect();
     let json = json!({ "passed": passed, "tests": tests, "coverage_percent": percent });
     Ok(Answer::new(lines.join("\n"), &json).passed_if(passed))
+}
+
+/// One decision, by the request's id.
+async fn decision(client: &AdminClient, request: String) -> Result<PolicyDecision, Failure> {
+    let wanted = DecisionQuery { request_id: Some(request.clone()), ..DecisionQuery::default() };
+    let found = client.policy_decisions(&wanted).await?.pop();
+    found.ok_or_else(|| Failure::Failed(format!("{request} is not among the last requests that this gateway judged")))
+}
+
+/// The bundle that refused a request; or, where none did, the narrowest that is in force for it.
+async fn nearest(client: &AdminClient, of: &PolicyDecision) -> Result<Bundle, Failure> {
+    let layers = [
+        ("tenant", PolicyOf { tenant: Some(of.tenant.clone()), ..PolicyOf::default() }),
+        ("plan", PolicyOf { plan: Some(of.plan.clone()), ..PolicyOf::default() }),
+        ("platform", PolicyOf { platform: true, ..PolicyOf::default() }),
+    ];
+    for (name, layer) in layers {
+        if of.layer.as_deref().is_some_and(|layer| layer != name) {
+            continue;
+        }
+        match client.policy_bundle(&layer).await {
+            Ok(archive) => return unpacked(&archive),
+            Err(ClientError::Refused { status: 404, .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(Failure::Failed("no policy is in force for this request; name one with --bundle".to_owned()))
+}
+
+fn unpacked(archive: &[u8]) -> Result<Bundle, Failure> {
+    let files = archive::unpack(archive).map_err(|error| Failure::Failed(error.to_string()))?;
+    Bundle::from_files(&files).map_err(|error| Failure::Failed(error.to_string()))
+}
+
+fn law_of(bundle: &Bundle) -> Result<Law, Failure> {
+    Law::compile(bundle).map_err(|error| Failure::Failed(error.to_string()))
+}
+
+fn explain(bundle: &Bundle, input: &str, of: Option<&PolicyDecision>) -> Result<Answer, Failure> {
+    let failed = |error: &dyn std::fmt::Display| Failure::Failed(error.to_string());
+    let value = law::Input::from_json(input).map_err(|error| failed(&error))?;
+    let explanation = Explanation::of(bundle, &value).map_err(|error| failed(&error))?;
+    let decided = match of {
+        Some(PolicyDecision { allowed: true, .. }) => "it passed\n".to_owned(),
+        Some(PolicyDecision { reason: Some(reason), .. }) => format!("refused: {reason}\n"),
+        _ => String::new(),
+    };
+    let text = format!("{decided}{explanation}\ninput: {input}");
+    let rules: Vec<_> = explanation
+        .rules
+        .iter()
+        .map(|rule| json!({ "file": rule.file, "line": rule.line, "rule": rule.rule, "said": rule.said.to_string() }))
+        .collect();
+    Ok(Answer::new(text, &json!({ "decision": of, "rules": rules })))
+}
+
+/// What the layer says of each request by the old bundle and by the new one.
+fn diff(old: Option<&Law>, new: &Law, decisions: &[PolicyDecision]) -> Result<Answer, Failure> {
+    let mut changes = Vec::new();
+    for decision in decisions {
+        let said = |law: &Law| -> Result<String, Failure> {
+            let input = law::Input::from_json(&decision.input.to_string())
+                .map_err(|error| Failure::Failed(error.to_string()))?;
+            Ok(match law.decide_input(input) {
+                Ok(Verdict::Allowed(obligations)) if obligations == Obligations::default() => "passes".to_owned(),
+                Ok(Verdict::Allowed(obligations)) => format!("passes with {}", json!(obligations)),
+                Ok(Verdict::Denied(reasons)) if reasons.is_empty() => "refused: no rule allows it".to_owned(),
+                Ok(Verdict::Denied(reasons)) => format!("refused: {}", reasons.join("; ")),
+                Err(undecided) => format!("refused: {undecided}"),
+            })
+        };
+        let (before, after) = (old.map_or(Ok("passes".to_owned()), &said)?, said(new)?);
+        if before != after {
+            let route = decision.input["request"]["route"].as_str().unwrap_or_default().to_owned();
+            changes.push([decision.request_id.clone(), route, before, after]);
+        }
+    }
+    let columns = [Column::Text("REQUEST"), Column::Text("ROUTE"), Column::Text("NOW"), Column::Text("THEN")];
+    let rows = changes.iter().map(|change| change.to_vec()).collect();
+    let (looked_at, changed) = (decisions.len(), changes.len());
+    let text = format!(
+        "{}\n{changed} of the last {looked_at} decisions would change",
+        table(&columns, rows, "nothing would change")
+    );
+    let changes: Vec<_> =
+        changes.iter().map(|[id, _, now, then]| json!({ "request_id": id, "now": now, "then": then })).collect();
+    Ok(Answer::new(text, &json!({ "decisions": looked_at, "changed": changed, "changes": changes })))
 }
 
 fn bundle_at(path: &Path) -> Result<Bundle, String> {

@@ -135,7 +135,7 @@ mod tests {
         check(Refusal::invalid("x"), 400, "invalid_request", NEVER);
         check(Refusal::InvalidApiKey, 401, "invalid_api_key", NEVER);
         check(Refusal::RoleDenied { action: "a", scope: "s" }, 403, "role_denied", NEVER);
-        check(Refusal::PolicyDenied { reason: "no".into() }, 403, "policy_denied", NEVER);
+        check(Refusal::PolicyDenied { reason: "no".into(), layer: None }, 403, "policy_denied", NEVER);
         check(Refusal::ModelNotFound { model: "m".to_owned() }, 404, "model_not_found", NEVER);
         check(Refusal::UnboundedRequest { what: "w".to_owned(), advice: "a" }, 422, "unbounded_request", NEVER);
         check(Refusal::PriceUnknown { what: "w".to_owned() }, 402, "price_unknown", NEVER);

@@ -68,6 +68,14 @@ impl World {
     /// Asks the model, and gives back the request's id.
     fn chat(&self, key: &str) -> String {
         let body = r#"{"model":"gpt-4o-mini","messages":[{"role":"user","content":"hi"}],"max_tokens":20}"#;
+        let answer = self.ask(key, body);
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        let id = answer.lines().find_map(|line| line.strip_prefix("x-request-id: "));
+        id.expect("every answer has one").trim().to_owned()
+    }
+
+    /// The whole answer, head and all.
+    fn ask(&self, key: &str, body: &str) -> String {
         let mut stream = TcpStream::connect(self.gateway.address).expect("it listens");
         let request = format!(
             "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\nconnection: close\r\n\
@@ -77,9 +85,7 @@ impl World {
         stream.write_all(request.as_bytes()).expect("it reads");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("it answers");
-        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-        let id = answer.lines().find_map(|line| line.strip_prefix("x-request-id: "));
-        id.expect("every answer has one").trim().to_owned()
+        answer
     }
 
     /// Stops in order; what is left is the folder.
@@ -172,6 +178,54 @@ fn check_receipt(world: &World, request: &str) {
     assert!(matches!(dispatch(parse(&no_keys).expect("it parses").command), Err(Failure::Arguments(_))));
     assert_eq!(world.json("receipt key rotate")["keys"].as_array().map(Vec::len), Some(2));
     assert!(verify(&file).expect("an answer").passed, "what the old key signed");
+}
+
+#[test]
+fn a_policy_is_tried_compared_pushed_explained_and_rolled_back() {
+    let world = World::start();
+    world.text("tenant create demo");
+    let key = world.json("key create --tenant demo")["key"].as_str().expect("a key").to_owned();
+    let passed = world.chat(&key);
+    let sandbox = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../policies/sandbox");
+    let sandbox = sandbox.to_str().expect("UTF-8");
+
+    let closed = tempfile::tempdir().expect("a folder");
+    let module = "package tollgate.admission\nallow if {\n\tinput.request.stream\n}\n";
+    write_atomically(&closed.path().join("admission.rego"), module.as_bytes()).expect("written");
+    let closed = closed.path().to_str().expect("UTF-8");
+
+    let differs = world.json(&format!("policy diff {closed} --tenant demo"));
+    assert_eq!((&differs["decisions"], &differs["changed"]), (&Value::from(1), &Value::from(1)), "{differs}");
+    assert_eq!(differs["changes"][0]["request_id"], passed.as_str());
+    assert_eq!(differs["changes"][0]["then"], "refused: no rule allows it");
+    let same = world.text(&format!("policy diff {sandbox} --tenant demo"));
+    assert!(same.contains("passes with") && same.contains("1 of the last 1 decisions would change"), "{same}");
+
+    world.text(&format!("policy push {sandbox} --tenant demo"));
+    world.chat(&key);
+    let pushed = world.text(&format!("policy push {closed} --tenant demo"));
+    assert!(pushed.contains("pf_") && pushed.contains("demo"), "{pushed}");
+    let body = r#"{"model":"gpt-4o-mini","messages":[{"role":"user","content":"hi"}]}"#;
+    let refused = world.ask(&key, body);
+    assert!(refused.starts_with("HTTP/1.1 403") && refused.contains("policy_denied"), "{refused}");
+    let id = refused.lines().find_map(|line| line.strip_prefix("x-request-id: ")).expect("an id").trim();
+    let why = world.text(&format!("policy explain {id}"));
+    assert!(why.contains("refused: no rule of the tenant's policy allows it"), "{why}");
+    assert!(why.contains("admission.rego:2: allow does not hold, for line 3 does not: input.request.stream"), "{why}");
+    assert!(
+        why.contains("\"route\":\"gpt-4o-mini\"") && !why.contains("\"hi\""),
+        "what was asked, without the prompt: {why}"
+    );
+    let other = world.text(&format!("policy explain {id} --bundle {sandbox}"));
+    assert!(other.contains("allow holds"), "{other}");
+
+    world.text("policy rollback --tenant demo");
+    world.chat(&key);
+    world.text("policy remove --tenant demo");
+    assert!(world.text("policy list").contains("no policies"), "it is gone");
+    let unknown = world.tell("policy explain req_00000000000000000000000000000001").expect_err("nobody knows it");
+    assert!(unknown.to_string().contains("not among the last requests"), "{unknown}");
+    world.stop();
 }
 
 #[test]

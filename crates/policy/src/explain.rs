@@ -116,8 +116,14 @@ fn prefixes(query: &Query) -> Vec<(&Span, String)> {
     query.stmts.iter().map(|stmt| (&stmt.span, between(&first.span, &stmt.span).to_owned())).collect()
 }
 
-/// What is written from one place to another. The engine leaves quotes out of the places of texts.
+/// What is written from one place to another.
 fn between<'a>(from: &'a Span, to: &'a Span) -> &'a str {
+    let (start, end) = ends(from, to);
+    from.source.contents().get(start..end).unwrap_or_default()
+}
+
+/// Where that begins and ends, in bytes. The engine leaves quotes out of the places of texts.
+pub(crate) fn ends(from: &Span, to: &Span) -> (usize, usize) {
     let source: &str = from.source.contents();
     let is_quote = |byte: Option<&u8>| matches!(byte, Some(b'"' | b'`'));
     let (mut start, mut end) = (from.start as usize, to.end as usize);
@@ -127,7 +133,7 @@ fn between<'a>(from: &'a Span, to: &'a Span) -> &'a str {
     if is_quote(source.as_bytes().get(end)) {
         end += 1;
     }
-    source.get(start..end).unwrap_or_default()
+    (start, end)
 }
 
 // === impl Body ===

@@ -309,7 +309,7 @@ fn tokens(module: &Module) -> String {
 }
 
 /// Up to the end, or to where the text is no Rego.
-fn for_each_token(module: &Module, mut each: impl FnMut(TokenKind, &Span)) {
+pub(crate) fn for_each_token(module: &Module, mut each: impl FnMut(TokenKind, &Span)) {
     let Ok(source) = Source::from_contents(module.path.clone(), module.text.clone()) else { return };
     let mut lexer = Lexer::new(&source);
     while let Ok(token) = lexer.next_token()

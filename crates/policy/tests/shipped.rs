@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use tollgate_policy::trial::Trial;
-use tollgate_policy::{Law, archive};
+use tollgate_policy::{Law, archive, mutate};
 
 use crate::world::folder;
 
@@ -51,4 +51,28 @@ fn a_packed_bundle_is_the_bundle() {
         let packed = archive::pack(&files).expect("packed");
         assert_eq!(archive::unpack(&packed).expect("unpacked"), files);
     }
+}
+
+#[test]
+fn every_mutant_of_the_shipped_bundles_is_killed_by_their_tests() {
+    for dir in shipped() {
+        let bundle = folder(&dir).expect("a bundle");
+        let mutants = mutate::mutants(&bundle).expect("it compiles");
+        let alive: Vec<_> = mutants.iter().filter(|mutant| mutant.outcome == mutate::Outcome::Survived).collect();
+        let killed = mutants.iter().filter(|mutant| mutant.outcome == mutate::Outcome::Killed).count();
+        println!("{}: {killed} of {} mutants killed", dir.display(), mutants.len());
+        assert!(killed >= 3 && alive.is_empty(), "{}: {alive:#?}", dir.display());
+    }
+}
+
+#[test]
+fn a_bundle_whose_tests_look_at_little_has_mutants_that_live() {
+    let mut bundle = folder(&shipped()[0]).expect("a bundle");
+    bundle.tests = vec![tollgate_policy::bundle::Module {
+        path: "x_test.rego".into(),
+        text: "package x_test\nimport data.tollgate.admission\ntest_it if admission.allow with input as {\"request\": {\"surface\": \"chat\"}}".into(),
+    }];
+    let mutants = mutate::mutants(&bundle).expect("it compiles");
+    let alive = mutants.iter().filter(|mutant| mutant.outcome == mutate::Outcome::Survived).count();
+    assert!(alive >= 3, "{mutants:#?}");
 }

@@ -7,7 +7,7 @@ default allow := false
 
 allow if input.request.route in limits.models
 
-deny contains sprintf("the sandbox has the models %s", [concat(", ", limits.models)]) if {
+deny contains concat("", ["the sandbox has the models ", concat(", ", limits.models)]) if {
 	not input.request.route in limits.models
 }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 use tollgate_client::{AdminClient, ClientError, DecisionQuery, Policy, PolicyDecision, PolicyOf};
 use tollgate_policy::explain::Explanation;
+use tollgate_policy::mutate::{self, Mutant};
 use tollgate_policy::trial::{Coverage, Outcome, Trial};
 use tollgate_policy::{Bundle, File, Law, Obligations, Verdict, archive, bundle, law};
 use tollgate_types::{PlanId, TenantId};
@@ -36,6 +37,18 @@ enum Action {
         /// Fail if the tests reach fewer percent of the lines
         #[arg(long, value_name = "PERCENT", default_value_t = 0.0)]
         coverage: f64,
+        /// Break the policy in one place after another too, and fail if the tests do not notice each
+        #[arg(long)]
+        mutants: bool,
+    },
+    /// Ask a bundle, without a gateway: a line with a decision for each line with a document `input`
+    #[command(after_help = "Example:\n  echo '{\"request\": {\"surface\": \"chat\"}}' > inputs.jsonl\n  \
+                            tollgate policy eval policies/baseline inputs.jsonl")]
+    Eval {
+        /// A folder, or an archive as `opa build` writes it
+        bundle: PathBuf,
+        /// JSON lines
+        inputs: PathBuf,
     },
     /// Put a bundle into force
     #[command(after_help = "Examples:\n  tollgate policy push policies/baseline --platform\n  \
@@ -108,7 +121,8 @@ impl PolicyArgs {
     pub async fn run(self) -> Result<Answer, Failure> {
         match self.action {
             Action::Check { bundle } => check(&bundle),
-            Action::Test { bundle, coverage } => test(&bundle, coverage),
+            Action::Test { bundle, coverage, mutants } => test(&bundle, coverage, mutants),
+            Action::Eval { bundle, inputs } => eval(&bundle, &inputs),
             Action::Push { bundle, of } => {
                 let archive = match bundle.is_dir() {
                     true => archive::pack(&files(&bundle)?).map_err(|error| Failure::Failed(error.to_string()))?,
@@ -189,13 +203,14 @@ fn check(path: &Path) -> Result<Answer, Failure> {
     Ok(Answer::new(text, &json!({ "revision": law.revision, "fingerprint": fingerprint, "reads": reads })))
 }
 
-fn test(path: &Path, coverage_min: f64) -> Result<Answer, Failure> {
-    let trial = bundle_at(path).and_then(|bundle| {
+fn test(path: &Path, coverage_min: f64, with_mutants: bool) -> Result<Answer, Failure> {
+    let tried = bundle_at(path).and_then(|bundle| {
         Law::compile(&bundle).map_err(|error| error.to_string())?;
-        Trial::of(&bundle).map_err(|error| error.to_string())
+        let mutants = if with_mutants { mutate::mutants(&bundle) } else { Ok(Vec::new()) };
+        Ok((Trial::of(&bundle).map_err(|error| error.to_string())?, mutants.map_err(|error| error.to_string())?))
     });
-    let trial = match trial {
-        Ok(trial) => trial,
+    let (trial, mutants) = match tried {
+        Ok(tried) => tried,
         Err(problem) => return Ok(Answer::new(problem.clone(), &json!({ "problem": problem })).passed_if(false)),
     };
     let outcome = |outcome: &Outcome| match outcome {
@@ -211,14 +226,23 @@ fn test(path: &Path, coverage_min: f64) -> Result<Answer, Failure> {
         lines.push(format!("{path}: {covered} lines reached, {said}"));
     }
     let percent = trial.coverage_percent();
-    let passed = trial.passed() && percent >= coverage_min;
+    let of = |outcome| mutants.iter().filter(move |mutant: &&Mutant| mutant.outcome == outcome);
+    let (killed, alive) = (of(mutate::Outcome::Killed).count(), of(mutate::Outcome::Survived).count());
+    lines.extend(
+        of(mutate::Outcome::Survived)
+            .map(|Mutant { file, line, change, .. }| format!("{file}:{line}: no test noticed that {change}")),
+    );
+    if with_mutants {
+        lines.push(format!("{killed} of {} mutants killed", killed + alive));
+    }
+    let passed = trial.passed() && percent >= coverage_min && alive == 0;
     lines.push(match trial.tests.is_empty() {
         true => "there is no test: write rules test_* in a file *_test.rego".to_owned(),
         false => format!("{} tests, {percent:.1} % of the lines reached", trial.tests.len()),
     });
     let tests: Vec<_> =
         trial.tests.iter().map(|test| json!({ "name": test.name, "outcome": outcome(&test.outcome) })).collect();
-    let json = json!({ "passed": passed, "tests": tests, "coverage_percent": percent });
+    let json = json!({ "passed": passed, "tests": tests, "coverage_percent": percent, "mutants_killed": killed, "mutants_alive": alive });
     Ok(Answer::new(lines.join("\n"), &json).passed_if(passed))
 }
 
@@ -256,6 +280,23 @@ fn unpacked(archive: &[u8]) -> Result<Bundle, Failure> {
 
 fn law_of(bundle: &Bundle) -> Result<Law, Failure> {
     Law::compile(bundle).map_err(|error| Failure::Failed(error.to_string()))
+}
+
+fn eval(bundle: &Path, inputs: &Path) -> Result<Answer, Failure> {
+    let law = law_of(&bundle_at(bundle).map_err(Failure::Failed)?)?;
+    let inputs = read(inputs)?;
+    let said = |line: &str| -> Result<serde_json::Value, Failure> {
+        let input = law::Input::from_json(line).map_err(Failure::Failed)?;
+        Ok(match law.decide_input(input) {
+            Ok(Verdict::Allowed(obligations)) => json!({ "allowed": true, "obligations": obligations }),
+            Ok(Verdict::Denied(reasons)) => json!({ "allowed": false, "deny": reasons }),
+            Err(undecided) => json!({ "allowed": false, "error": undecided.to_string() }),
+        })
+    };
+    let text = String::from_utf8_lossy(&inputs);
+    let decisions = text.lines().filter(|line| !line.trim().is_empty()).map(said).collect::<Result<Vec<_>, _>>()?;
+    let lines: Vec<String> = decisions.iter().map(ToString::to_string).collect();
+    Ok(Answer::new(lines.join("\n"), &decisions))
 }
 
 fn explain(bundle: &Bundle, input: &str, of: Option<&PolicyDecision>) -> Result<Answer, Failure> {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use regorus::languages::rego::compiler::Compiler;
 use regorus::rvm::RegoVM;
 use regorus::rvm::program::Program;
-use regorus::unstable::{Lexer, Module as Syntax, Ref, Source, Span, TokenKind};
+use regorus::unstable::{Lexer, Module as Syntax, Ref, Rule, RuleHead, Source, Span, TokenKind};
 use regorus::utils::limits::ExecutionTimerConfig;
 use regorus::{Engine, MemoryBudgetConfig, Value};
 
@@ -25,7 +25,7 @@ use crate::reads::{Path, Reads, Wrong};
 /// The package that decides.
 pub const PACKAGE: [&str; 2] = ["tollgate", "admission"];
 /// The package of ours that gathers what the bundle's says, so that it is asked once.
-const GATHER: &str = "tollgate_decision";
+pub(crate) const GATHER: &str = "tollgate_decision";
 const ENTRY: &str = "data.tollgate_decision.decision";
 /// As the fingerprint names the engine: another one may read the same text differently.
 const ENGINE: &str = "regorus 0.14.1";
@@ -33,6 +33,8 @@ const ENGINE: &str = "regorus 0.14.1";
 /// What one decision may cost. A policy that people write needs some hundred instructions.
 pub const INSTRUCTIONS_MAX: usize = 25_000;
 pub const TIME_MAX: Duration = Duration::from_millis(5);
+/// What a bundle's test, or the slower engine, may take.
+pub const TEST_TIME_MAX: Duration = Duration::from_millis(500);
 /// What the machine may hold at a time: texts multiply no further than this allows, see [`crate::reads`].
 pub const MEMORY_MAX: NonZeroU64 = NonZeroU64::new(128 << 10).expect("not zero");
 /// Instructions between two looks at the clock.
@@ -52,6 +54,8 @@ pub struct Law {
     data: Value,
     /// Machines that are not in use.
     machines: Mutex<Vec<RegoVM>>,
+    /// Interpreters that are not in use, and the one that they are made from; none where the bundle is plain.
+    second: Option<(Engine, Mutex<Vec<Engine>>)>,
 }
 
 /// The document `input`, as the engine holds it.
@@ -100,7 +104,12 @@ impl Law {
         let modules = engine.get_modules().clone();
         let reads = Reads::of(&modules, &PACKAGE).map_err(LawError::Wrong)?;
         let rules = check_packages(bundle, &modules)?;
-        let gather = gather(&rules)?;
+        if at(&bundle.data, &PACKAGE.map(str::to_owned).to_vec()).is_some() {
+            return Err(LawError::Syntax(
+                "what decides is said by rules, not by data at tollgate.admission".to_owned(),
+            ));
+        }
+        let gather = gather(&rules, gathers_deny(&modules))?;
         add(&mut engine, &Module { path: "tollgate: what the bundle says".to_owned(), text: gather })?;
         let syntax = |error: &dyn fmt::Display| LawError::Syntax(error.to_string());
         let policy = engine.compile_with_entrypoint(&ENTRY.into()).map_err(|error| syntax(&error))?;
@@ -112,6 +121,7 @@ impl Law {
             program,
             data: Value::from(bundle.data.clone()),
             machines: Mutex::default(),
+            second: (!reads.plain).then(|| (engine, Mutex::default())),
         };
         // A machine that cannot be made is better known now.
         let machine = law.machine().map_err(|Undecided(why)| LawError::Syntax(why))?;
@@ -125,7 +135,19 @@ impl Law {
     }
 
     /// The same of a whole document `input`.
+    ///
+    /// Where the bundle is not plain, the slower engine is asked, too: the fast one is known to read some of Rego in its own way
+    /// (docs/decisions/0011-policy.md), and where the two differ nobody has decided.
     pub fn decide_input(&self, input: Value) -> Result<Verdict, Undecided> {
+        let first = self.by_machine(input.clone())?;
+        match &self.second {
+            None => Ok(first),
+            Some((template, idle)) if by_interpreter(template, idle, input)? == first => Ok(first),
+            Some(_) => Err(Undecided("two engines read it differently; write it more simply".to_owned())),
+        }
+    }
+
+    fn by_machine(&self, input: Value) -> Result<Verdict, Undecided> {
         let mut machine = self.machine()?;
         machine.set_input(input);
         let said = machine.execute_entry_point_by_index(0).map_err(|error| undecided(&error))?;
@@ -161,10 +183,21 @@ impl fmt::Debug for Law {
     }
 }
 
+fn by_interpreter(template: &Engine, idle: &Mutex<Vec<Engine>>, input: Value) -> Result<Verdict, Undecided> {
+    let taken = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+    let mut engine = taken.unwrap_or_else(|| template.clone());
+    engine.set_input(input);
+    let said = engine.eval_rule(ENTRY.to_owned()).map_err(|error| undecided(&error))?;
+    let verdict = verdict(&said);
+    idle.lock().unwrap_or_else(PoisonError::into_inner).push(engine);
+    verdict
+}
+
 /// An engine with these modules and this data.
 pub(crate) fn engine(modules: &[Module], data: &serde_json::Value) -> Result<Engine, LawError> {
     let mut engine = Engine::new();
     engine.set_strict_builtin_errors(false);
+    engine.set_execution_timer_config(ExecutionTimerConfig { limit: TEST_TIME_MAX, check_interval: CLOCK_EVERY });
     for module in modules {
         add(&mut engine, module)?;
     }
@@ -197,7 +230,7 @@ fn check_packages(bundle: &Bundle, modules: &[Ref<Syntax>]) -> Result<Vec<String
 }
 
 /// A module of ours that gathers what the bundle's rules say, of those that there are.
-fn gather(rules: &[String]) -> Result<String, LawError> {
+fn gather(rules: &[String], gathers_deny: bool) -> Result<String, LawError> {
     let has = |name: &str| rules.iter().any(|rule| rule == name);
     if !has("allow") {
         return Err(LawError::NoAllow);
@@ -209,6 +242,8 @@ fn gather(rules: &[String]) -> Result<String, LawError> {
          allow if data.tollgate.admission.allow == true\n"
     );
     text.push_str(match has("deny") {
+        // A set that is gathered is always there: where it is not, something went wrong.
+        true if gathers_deny => "deny := data.tollgate.admission.deny\n",
         true => "default deny := []\ndeny := data.tollgate.admission.deny\n",
         false => "deny := []\n",
     });
@@ -217,6 +252,16 @@ fn gather(rules: &[String]) -> Result<String, LawError> {
         false => "obligations := {}\n",
     });
     Ok(text)
+}
+
+/// Whether `deny` is a set that rules add to.
+fn gathers_deny(modules: &[Ref<Syntax>]) -> bool {
+    let deciding = modules.iter().filter(|module| crate::reads::package_of(module) == PACKAGE);
+    let mut rules = deciding.flat_map(|module| &module.policy);
+    rules.any(|rule| {
+        matches!(&**rule, Rule::Spec { head: RuleHead::Set { .. }, .. })
+            && crate::reads::name_of(rule).is_some_and(|name| name == "deny")
+    })
 }
 
 fn undecided(error: &dyn fmt::Display) -> Undecided {

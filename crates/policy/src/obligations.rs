@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 /// Patterns that one policy may ask for.
 pub const REDACTIONS_MAX: usize = 32;
 /// Names that one list may hold.
-pub const NAMES_MAX: usize = 256;
+pub const NAMES_MAX: usize = 64;
+/// Bytes of each.
+pub const NAME_BYTES_MAX: usize = 128;
 
 /// What must be done, and what may not. The default asks for nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,6 +108,9 @@ impl Obligations {
         let json = serde_json::to_value(value).map_err(|error| format!("obligations: {error}"))?;
         let read: Self = serde_json::from_value(json).map_err(|error| format!("obligations: {error}"))?;
         let lists = [&read.models, &read.regions];
+        if lists.into_iter().flatten().flatten().any(|name| name.len() > NAME_BYTES_MAX) {
+            return Err(format!("obligations: a name has at most {NAME_BYTES_MAX} bytes"));
+        }
         if read.redact.len() > REDACTIONS_MAX || lists.into_iter().flatten().any(|names| names.len() > NAMES_MAX) {
             return Err(format!("obligations: at most {REDACTIONS_MAX} redactions and {NAMES_MAX} names in a list"));
         }

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use regorus::Value;
 use regorus::unstable::{Expr, Literal, Module, Query, Ref, Rule, RuleBody, RuleHead};
 
+use crate::law::{GATHER, PACKAGE};
 use crate::question::{FIELDS, Fields};
 
 /// What rules may call. All of it is pure, and what it gives back is bounded by what it is given; so nothing that reads a
@@ -64,7 +65,6 @@ const BUILTINS: &[&str] = &[
     "product",
     "regex.is_valid",
     "regex.match",
-    "regex.split",
     "round",
     "semver.compare",
     "semver.is_valid",
@@ -72,8 +72,6 @@ const BUILTINS: &[&str] = &[
     "split",
     "sprintf",
     "startswith",
-    "strings.any_prefix_match",
-    "strings.any_suffix_match",
     "strings.reverse",
     "substring",
     "sum",
@@ -87,8 +85,22 @@ const BUILTINS: &[&str] = &[
     "type_name",
     "union",
     "upper",
-    "walk",
 ];
+/// Calls whose work is a product of what they are given, and the argument that has to be written out, from 0.
+const LITERALS: &[(&str, usize)] = &[
+    ("concat", 0),
+    ("glob.match", 0),
+    ("regex.match", 0),
+    ("split", 1),
+    ("trim", 1),
+    ("trim_left", 1),
+    ("trim_right", 1),
+];
+const TEXT_MAX: usize = 256;
+/// More rules than any person writes.
+const RULES_MAX: usize = 1_000;
+/// Rules that need each other in a row.
+const CHAIN_MAX: usize = 64;
 /// What `sprintf` may put into its text: its length is then a small multiple of what it is given.
 const VERBS_MAX: usize = 16;
 /// Deeper syntax than any person writes.
@@ -105,6 +117,8 @@ pub struct Reads {
     pub modules: BTreeSet<usize>,
     /// Paths of `data` that may be read, each with all below it.
     pub data: BTreeSet<Path>,
+    /// Whether nothing is in it but what both engines are known to read alike: conditions on what is there, and texts.
+    pub plain: bool,
 }
 
 /// Something in a module that no policy may have.
@@ -122,6 +136,10 @@ struct Mentions {
     data: BTreeSet<Path>,
     fields: Fields,
     wrong: Vec<Wrong>,
+    /// Calls that nobody may make, not even a test.
+    wrong_calls: Vec<Wrong>,
+    /// Something that the fast engine is known to read in its own way, or may.
+    odd: bool,
     /// What each rule of the module needs: paths in `data`.
     needs: BTreeMap<Path, BTreeSet<Path>>,
 }
@@ -133,6 +151,8 @@ struct Looking<'a> {
     imports: BTreeMap<String, Path>,
     /// Names that are rules or functions of the same package.
     own: &'a BTreeSet<String>,
+    /// Functions of all packages, by their whole paths.
+    functions: &'a BTreeSet<Path>,
     package: &'a Path,
     mentions: Mentions,
     /// The rule that is looked at.
@@ -151,23 +171,34 @@ impl Reads {
             let names = module.policy.iter().filter_map(|rule| name_of(rule));
             rules.entry(package).or_default().extend(names);
         }
+        let count: usize = modules.iter().map(|module| module.policy.len()).sum();
+        if count > RULES_MAX {
+            let what = format!("there are {count} rules, and at most {RULES_MAX} are read");
+            return Err(vec![Wrong { file: "the bundle".to_owned(), line: 0, what }]);
+        }
+        let functions = functions(modules, &packages);
         let none = BTreeSet::new();
         let (mut mentions, mut wrong) = (Vec::new(), Vec::new());
         for (module, package) in modules.iter().zip(&packages) {
-            let mut found = Looking::through(module, package, rules.get(package).unwrap_or(&none));
+            let mut found = Looking::through(module, package, rules.get(package).unwrap_or(&none), &functions);
             wrong.append(&mut found.wrong);
+            wrong.append(&mut found.wrong_calls);
             mentions.push(found);
         }
         wrong.extend(crate::single::check(modules));
         if !wrong.is_empty() {
             return Err(wrong);
         }
+        if let Some(rule) = in_too_long_a_row(&mentions) {
+            let what = format!("data.{} needs rules in a row of more than {CHAIN_MAX}", rule.join("."));
+            return Err(vec![Wrong { file: "the bundle".to_owned(), line: 0, what }]);
+        }
         if let Some(rule) = needing_itself(&mentions) {
             let what = format!("the rule data.{} needs itself; Rego has no recursion", rule.join("."));
             return Err(vec![Wrong { file: "the bundle".to_owned(), line: 0, what }]);
         }
         let entry: Path = entry.iter().map(|part| (*part).to_owned()).collect();
-        let mut reads = Self::default();
+        let mut reads = Self { plain: mentions.iter().all(|mentions| !mentions.odd), ..Self::default() };
         let mut wanted = vec![entry];
         while let Some(path) = wanted.pop() {
             for (index, package) in packages.iter().enumerate() {
@@ -182,8 +213,37 @@ impl Reads {
     }
 }
 
+/// Calls in these modules, tests among them, that nobody may make.
+pub(crate) fn wrong_calls(modules: &[Ref<Module>]) -> Vec<Wrong> {
+    let packages: Vec<Path> = modules.iter().map(|module| package_of(module)).collect();
+    let functions = functions(modules, &packages);
+    let none = BTreeSet::new();
+    let looked =
+        modules.iter().zip(&packages).map(|(module, package)| Looking::through(module, package, &none, &functions));
+    looked.flat_map(|mentions| mentions.wrong_calls).collect()
+}
+
+/// The functions of all modules, by their whole paths.
+fn functions(modules: &[Ref<Module>], packages: &[Path]) -> BTreeSet<Path> {
+    let of_each = modules.iter().zip(packages).flat_map(|(module, package)| {
+        let named = module.policy.iter().filter(|rule| is_function(rule)).filter_map(|rule| name_of(rule));
+        named.map(|name| package.iter().cloned().chain([name]).collect())
+    });
+    of_each.collect()
+}
+
 /// A rule that needs itself, by whatever way.
 fn needing_itself(mentions: &[Mentions]) -> Option<Path> {
+    taken_away(mentions, usize::MAX)
+}
+
+/// A rule that needs one that needs one, and so on, too often. None if some need themselves.
+fn in_too_long_a_row(mentions: &[Mentions]) -> Option<Path> {
+    if needing_itself(mentions).is_some() { None } else { taken_away(mentions, CHAIN_MAX) }
+}
+
+/// What is left of the rules after so many rounds, in each of which those are taken away that need none that is left.
+fn taken_away(mentions: &[Mentions], rounds: usize) -> Option<Path> {
     let mut needs = BTreeMap::<&Path, BTreeSet<&Path>>::new();
     for (rule, paths) in mentions.iter().flat_map(|mentions| &mentions.needs) {
         needs.entry(rule).or_default().extend(paths);
@@ -199,7 +259,7 @@ fn needing_itself(mentions: &[Mentions]) -> Option<Path> {
     let next: BTreeMap<&Path, Vec<&Path>> = needs.keys().map(|rule| (*rule, after(rule))).collect();
     // Rules that need nothing, or only what has been taken away, are taken away; what is left goes in circles.
     let mut left: BTreeSet<&Path> = next.keys().copied().collect();
-    loop {
+    for _ in 0..rounds {
         let ended: Vec<&Path> =
             left.iter().filter(|rule| next[**rule].iter().all(|other| !left.contains(other))).copied().collect();
         if ended.is_empty() {
@@ -207,6 +267,7 @@ fn needing_itself(mentions: &[Mentions]) -> Option<Path> {
         }
         left.retain(|rule| !ended.contains(rule));
     }
+    left.into_iter().next().cloned()
 }
 
 fn reaches(next: &BTreeMap<&Path, Vec<&Path>>, rule: &Path) -> bool {
@@ -278,11 +339,17 @@ pub(crate) fn text_of(value: &Value) -> Option<String> {
 // === impl Looking ===
 
 impl<'a> Looking<'a> {
-    fn through(module: &'a Module, package: &'a Path, own: &'a BTreeSet<String>) -> Mentions {
+    fn through(
+        module: &'a Module,
+        package: &'a Path,
+        own: &'a BTreeSet<String>,
+        functions: &'a BTreeSet<Path>,
+    ) -> Mentions {
         let mut looking = Self {
             module,
             imports: BTreeMap::new(),
             own,
+            functions,
             package,
             mentions: Mentions::default(),
             rule: Path::new(),
@@ -298,9 +365,17 @@ impl<'a> Looking<'a> {
                 _ => continue,
             }
             let name = import.r#as.as_ref().map(|span| span.text().to_owned()).or_else(|| path.last().cloned());
-            looking.imports.extend(name.map(|name| (name, path)));
+            let Some(name) = name else { continue };
+            if own.contains(&name) {
+                looking.wrong(
+                    line,
+                    format!("'{name}' is imported, and a rule of the same package; give one another name"),
+                );
+            }
+            looking.imports.insert(name, path);
         }
         for rule in &module.policy {
+            looking.head(rule);
             looking.rule = package.iter().cloned().chain(name_of(rule)).collect();
             looking.mentions.needs.entry(looking.rule.clone()).or_default();
             looking.rule(rule);
@@ -313,6 +388,11 @@ impl<'a> Looking<'a> {
         self.mentions.wrong.push(Wrong { file, line, what });
     }
 
+    fn wrong_call(&mut self, line: u32, what: String) {
+        let file = self.module.package.span.source.file().clone();
+        self.mentions.wrong_calls.push(Wrong { file, line, what });
+    }
+
     fn input(&mut self, path: &[String], line: u32) {
         let fields = Fields::at(path);
         if fields == Fields::NONE {
@@ -323,7 +403,38 @@ impl<'a> Looking<'a> {
         self.mentions.fields = self.mentions.fields.union(fields);
     }
 
+    /// A head such as `a.b` or `a["b"]` makes a rule `a` too, of which nobody sees what it says.
+    fn head(&mut self, rule: &Rule) {
+        let (refr, line) = match rule {
+            Rule::Spec { head, span, .. } => match head {
+                RuleHead::Compr { refr, .. } | RuleHead::Set { refr, .. } | RuleHead::Func { refr, .. } => {
+                    (refr, span.line)
+                }
+            },
+            Rule::Default { refr, span, .. } => (refr, span.line),
+        };
+        let simple = match &**refr {
+            Expr::Var { .. } => true,
+            Expr::RefBrack { refr, index, .. } => {
+                matches!(&**refr, Expr::Var { .. }) && !matches!(&**index, Expr::String { .. } | Expr::RawString { .. })
+            }
+            _ => false,
+        };
+        if !simple {
+            self.wrong(line, "a rule is named by one name: write the object, or a package of that name".to_owned());
+        }
+        let name = name_of(rule).unwrap_or_default();
+        let path: Path = self.package.iter().cloned().chain([name]).collect();
+        let deciding = PACKAGE.map(str::to_owned);
+        if self.package.len() < deciding.len() && meet(&path, &deciding)
+            || self.package.len() > deciding.len() && meet(self.package, &deciding)
+        {
+            self.wrong(line, format!("what decides stands in the package {} itself", deciding.join(".")));
+        }
+    }
+
     fn rule(&mut self, rule: &Rule) {
+        self.mentions.odd |= is_function(rule);
         match rule {
             Rule::Spec { head, bodies, .. } => {
                 match head {
@@ -341,7 +452,8 @@ impl<'a> Looking<'a> {
                         assign.iter().for_each(|assign| self.expr(&assign.value));
                     }
                 }
-                for RuleBody { assign, query, .. } in bodies {
+                for RuleBody { assign, query, is_else, .. } in bodies {
+                    self.mentions.odd |= is_else;
                     assign.iter().for_each(|assign| self.expr(&assign.value));
                     self.query(query);
                 }
@@ -368,19 +480,29 @@ impl<'a> Looking<'a> {
     fn query(&mut self, query: &Query) {
         for stmt in &query.stmts {
             match &stmt.literal {
-                Literal::SomeVars { .. } => {}
+                Literal::SomeVars { .. } => self.mentions.odd = true,
                 Literal::SomeIn { key, value, collection, .. } => {
+                    self.mentions.odd = true;
                     key.iter().for_each(|key| self.expr(key));
                     self.expr(value);
                     self.expr(collection);
                 }
-                Literal::Expr { expr, .. } | Literal::NotExpr { expr, .. } => self.expr(expr),
+                Literal::Expr { expr, .. } | Literal::NotExpr { expr, .. } => match &**expr {
+                    // Here, and only here, something undefined is no member, and nothing more is made of that.
+                    Expr::Membership { key: None, value, collection, .. } => {
+                        self.expr(value);
+                        self.expr(collection);
+                    }
+                    other => self.expr(other),
+                },
                 Literal::Every { domain, query, .. } => {
+                    self.mentions.odd = true;
                     self.expr(domain);
                     self.query(query);
                 }
             }
             for with in &stmt.with_mods {
+                self.mentions.odd = true;
                 self.expr(&with.refr);
                 self.expr(&with.r#as);
             }
@@ -410,6 +532,8 @@ impl<'a> Looking<'a> {
                 self.inside(refr);
             }
             Expr::RefBrack { span, refr, index, .. } => {
+                self.mentions.odd |=
+                    !matches!(&**index, Expr::String { .. } | Expr::RawString { .. } | Expr::Number { .. });
                 self.reference(expr, span.line);
                 self.inside(refr);
                 self.expr(index);
@@ -422,10 +546,12 @@ impl<'a> Looking<'a> {
                 }
             }
             Expr::ArrayCompr { term, query, .. } | Expr::SetCompr { term, query, .. } => {
+                self.mentions.odd = true;
                 self.expr(term);
                 self.query(query);
             }
             Expr::ObjectCompr { key, value, query, .. } => {
+                self.mentions.odd = true;
                 self.expr(key);
                 self.expr(value);
                 self.query(query);
@@ -435,18 +561,20 @@ impl<'a> Looking<'a> {
                 params.iter().for_each(|param| self.expr(param));
             }
             Expr::UnaryExpr { expr, .. } => self.expr(expr),
-            Expr::BinExpr { lhs, rhs, .. }
-            | Expr::BoolExpr { lhs, rhs, .. }
-            | Expr::ArithExpr { lhs, rhs, .. }
-            | Expr::AssignExpr { lhs, rhs, .. } => {
+            Expr::BoolExpr { lhs, rhs, .. } => {
                 self.expr(lhs);
                 self.expr(rhs);
             }
-            Expr::Membership { key, value, collection, .. } => {
-                key.iter().for_each(|key| self.expr(key));
-                self.expr(value);
-                self.expr(collection);
+            Expr::BinExpr { lhs, rhs, .. } | Expr::ArithExpr { lhs, rhs, .. } | Expr::AssignExpr { lhs, rhs, .. } => {
+                self.mentions.odd = true;
+                self.expr(lhs);
+                self.expr(rhs);
             }
+            Expr::Membership { span, .. } => self.wrong(
+                span.line,
+                "'in' stands by itself as a condition, without a key: what is undefined would be taken for false"
+                    .to_owned(),
+            ),
         }
     }
 
@@ -476,6 +604,9 @@ impl<'a> Looking<'a> {
     }
 
     fn data(&mut self, path: &[String]) {
+        if path.first().is_some_and(|first| first == GATHER) {
+            self.wrong(self.module.package.span.line, format!("'data.{GATHER}' is Tollgate's own"));
+        }
         self.mentions.data.insert(path.to_vec());
         self.needs(path.to_vec());
     }
@@ -493,25 +624,46 @@ impl<'a> Looking<'a> {
     }
 
     fn call(&mut self, fcn: &Expr, params: &[Ref<Expr>], line: u32) {
-        let Some((path, true)) = static_path(fcn) else {
-            return self.wrong(line, "a function is called by its name".to_owned());
+        let Some((written, true)) = static_path(fcn) else {
+            return self.wrong_call(line, "a function is called by its name".to_owned());
         };
-        let path = self.resolved(path);
-        let name = path.join(".");
-        if path[0] == "data" {
-            self.data(&path[1..]);
-        } else if self.own.contains(&path[0]) {
-            // Another module of the same package may have it.
-            self.mentions.data.insert(self.package.clone());
-            self.needs(self.package.iter().chain(&path).cloned().collect());
-        } else if !BUILTINS.contains(&name.as_str()) {
-            self.wrong(line, format!("a policy may not call '{name}': {}", instead_of(&name)));
+        let name = written.join(".");
+        let resolved = self.resolved(written.clone());
+        let whole: Path = match resolved[0].as_str() {
+            "data" => resolved[1..].to_vec(),
+            _ => self.package.iter().cloned().chain(resolved).collect(),
+        };
+        // Only a whole name is a function's: else the engine would take a builtin that it has by the same name.
+        if self.functions.contains(&whole) {
+            self.data(&whole);
+        } else if self.imports.contains_key(&written[0]) || !BUILTINS.contains(&name.as_str()) {
+            self.wrong_call(line, format!("a policy may not call '{name}': {}", instead_of(&name)));
         } else if name == "sprintf" && !is_short_format(params.first()) {
-            self.wrong(
+            self.wrong_call(
                 line,
                 format!("the format of sprintf is written out, with at most {VERBS_MAX} verbs and no width"),
             );
+        } else if let Some((_, place)) = LITERALS.iter().find(|(builtin, _)| *builtin == name)
+            && !params.get(*place).is_some_and(|param| is_short_text(param))
+        {
+            self.wrong_call(
+                line,
+                format!("argument {} of {name} is a text that is written out, of at most {TEXT_MAX} bytes", place + 1),
+            );
         }
+    }
+}
+
+fn is_function(rule: &Rule) -> bool {
+    matches!(rule, Rule::Spec { head: RuleHead::Func { .. }, .. })
+}
+
+fn is_short_text(expr: &Expr) -> bool {
+    match expr {
+        Expr::String { value, .. } | Expr::RawString { value, .. } => {
+            text_of(value).is_some_and(|text| text.len() <= TEXT_MAX)
+        }
+        _ => false,
     }
 }
 

@@ -10,12 +10,14 @@ use serde_json::Value;
 
 use crate::obligations::Redaction;
 
-/// Where people's text stands in a request.
-const TEXTS: [&str; 5] = ["messages", "input", "prediction", "user", "metadata"];
-/// What stands there besides.
-const NOT_TEXT: [&str; 9] = ["role", "type", "id", "tool_call_id", "url", "data", "detail", "format", "file_id"];
+/// What stands in a message besides text: names, addresses of pictures, pictures.
+const PLACES: [&str; 9] = ["role", "type", "id", "tool_call_id", "url", "data", "detail", "format", "file_id"];
+/// What is looked through: a pattern of somebody's own may look at each place as often as there are places.
+const BODY_BYTES_MAX: usize = 1 << 20;
+/// The text of a pattern.
+const PATTERN_CHARS_MAX: usize = 256;
 /// A compiled pattern is no larger.
-const PATTERN_BYTES_MAX: usize = 1 << 20;
+const PATTERN_BYTES_MAX: usize = 1 << 18;
 
 /// Patterns that Tollgate knows by name.
 const KNOWN: [(&str, &str); 6] = [
@@ -49,33 +51,40 @@ impl Redactor {
         Ok(Self { patterns })
     }
 
-    /// The request without what was found, or nothing where nothing was. The body is JSON that has been read before.
-    pub fn request(&self, body: &[u8]) -> Result<Option<Vec<u8>>, serde_json::Error> {
-        let mut request: Value = serde_json::from_slice(body)?;
-        let mut found = false;
-        for name in TEXTS {
-            if let Some(text) = request.get_mut(name) {
-                found |= self.value(text);
+    /// The request without what was found, written anew: a member that is there twice is there once in it. The error is for the
+    /// caller.
+    pub fn request(&self, body: &[u8]) -> Result<Vec<u8>, String> {
+        if body.len() > BODY_BYTES_MAX {
+            return Err(format!("the policy redacts what is sent, of at most {BODY_BYTES_MAX} bytes; send less"));
+        }
+        let mut request: Value =
+            serde_json::from_slice(body).map_err(|error| format!("the body is no JSON: {error}"))?;
+        if has_tokens(&request["input"]) {
+            return Err("the policy redacts text, which tokens are not; send the text".to_owned());
+        }
+        for (name, value) in request.as_object_mut().into_iter().flatten() {
+            match name.as_str() {
+                "model" => {}
+                "messages" => self.value(value, &PLACES),
+                _ => self.value(value, &[]),
             }
         }
-        if found { serde_json::to_vec(&request).map(Some) } else { Ok(None) }
+        serde_json::to_vec(&request).map_err(|error| error.to_string())
     }
 
-    fn value(&self, value: &mut Value) -> bool {
+    fn value(&self, value: &mut Value, places: &[&str]) {
         match value {
-            Value::String(text) => match self.text(text) {
-                Some(redacted) => {
+            Value::String(text) => {
+                if let Some(redacted) = self.text(text) {
                     *text = redacted;
-                    true
                 }
-                None => false,
-            },
-            Value::Array(items) => items.iter_mut().fold(false, |found, item| self.value(item) | found),
-            Value::Object(fields) => {
-                let texts = fields.iter_mut().filter(|(name, _)| !NOT_TEXT.contains(&name.as_str()));
-                texts.fold(false, |found, (_, value)| self.value(value) | found)
             }
-            Value::Null | Value::Bool(_) | Value::Number(_) => false,
+            Value::Array(items) => items.iter_mut().for_each(|item| self.value(item, places)),
+            Value::Object(fields) => {
+                let texts = fields.iter_mut().filter(|(name, _)| !places.contains(&name.as_str()));
+                texts.for_each(|(_, value)| self.value(value, places));
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) => {}
         }
     }
 
@@ -97,6 +106,9 @@ impl Pattern {
     fn new(redaction: &Redaction) -> Result<Self, String> {
         let Redaction { name, regex } = redaction;
         let known = || KNOWN.iter().find(|(known, _)| known == name).map(|(_, pattern)| *pattern);
+        if name.len() > 64 || regex.as_ref().is_some_and(|regex| regex.len() > PATTERN_CHARS_MAX) {
+            return Err(format!("redact: a name has at most 64 bytes, a pattern {PATTERN_CHARS_MAX}"));
+        }
         let pattern = regex.as_deref().or_else(known).ok_or_else(|| {
             let names: Vec<&str> = KNOWN.iter().map(|(name, _)| *name).collect();
             format!("redact: '{name}' is none of {}; give it a regex", names.join(", "))
@@ -108,8 +120,8 @@ impl Pattern {
             return Err(format!("redact: '{name}' matches nothing at all, everywhere"));
         }
         let holds = match (regex, name.as_str()) {
-            (None, "card") => luhn,
-            (None, "iban") => iban,
+            (None, "card") => |text: &str| beginnings(text).any(luhn),
+            (None, "iban") => |text: &str| beginnings(text).any(iban),
             _ => |_: &str| true,
         };
         Ok(Self { name: name.clone(), regex: compiled, holds })
@@ -128,6 +140,23 @@ impl Pattern {
             }
         }
         (last > 0).then(|| out + &text[last..])
+    }
+}
+
+/// The whole, and what of it ends at a space or a dash and is long enough: what follows may be something else.
+fn beginnings(text: &str) -> impl Iterator<Item = &str> {
+    let ends = text.char_indices().filter(|(_, char)| matches!(char, ' ' | '-')).map(|(place, _)| place);
+    ends.chain([text.len()])
+        .map(|end| &text[..end])
+        .filter(|text| text.chars().filter(char::is_ascii_alphanumeric).count() >= 13)
+}
+
+/// Whether an embeddings request says numbers in the place of texts.
+fn has_tokens(input: &Value) -> bool {
+    match input {
+        Value::Number(_) => true,
+        Value::Array(items) => items.iter().any(has_tokens),
+        _ => false,
     }
 }
 
@@ -177,6 +206,8 @@ mod tests {
         check("iban", "to DE89 3704 0044 0532 0130 00 or GB29NWBK60161331926819.", "to [iban] or [iban].");
         check("iban", "order DE88 3704 0044 0532 0130 00", "order DE88 3704 0044 0532 0130 00");
         check("card", "4111 1111 1111 1111 and 4111-1111-1111-1112", "[card] and 4111-1111-1111-1112");
+        check("card", "4111 1111 1111 1111 123", "[card]");
+        check("iban", "BE68 5390 0754 7034 EUR", "[iban]");
         check("ipv4", "from 192.168.0.1 to 999.1.1.1", "from [ipv4] to 999.1.1.1");
         check("us_ssn", "SSN 078-05-1120", "SSN [us_ssn]");
     }
@@ -212,17 +243,22 @@ mod tests {
             "tools": [{"description": "a@b.org"}],
             "temperature": 0.5,
         });
-        let redacted = redactor.request(&serde_json::to_vec(&request).expect("JSON")).expect("JSON").expect("found");
+        let redacted = redactor.request(&serde_json::to_vec(&request).expect("JSON")).expect("JSON");
         let redacted: Value = serde_json::from_slice(&redacted).expect("JSON");
         let mut expected = request.clone();
         expected["messages"][0]["content"] = "I am [email]".into();
+        expected["tools"][0]["description"] = "[email]".into();
         expected["messages"][1]["content"][0]["text"] = "from [ipv4]".into();
         expected["messages"][2]["tool_calls"][0]["function"]["arguments"] = "{\"to\": \"[email]\"}".into();
         assert_eq!(redacted, expected);
         let embeddings = json!({"model": "m", "input": ["plain", "to a@b.org"]});
-        let redacted = redactor.request(embeddings.to_string().as_bytes()).expect("JSON").expect("found");
+        let redacted = redactor.request(embeddings.to_string().as_bytes()).expect("JSON");
         assert_eq!(serde_json::from_slice::<Value>(&redacted).expect("JSON")["input"], json!(["plain", "to [email]"]));
-        assert_eq!(redactor.request(br#"{"input": "plain"}"#).expect("JSON"), None);
+        let twice = br#"{"messages": [{"content": "a@b.org", "content": "hi"}], "metadata": {"data": "a@b.org"}}"#;
+        let redacted = String::from_utf8(redactor.request(twice).expect("JSON")).expect("UTF-8");
+        assert_eq!(redacted, r#"{"messages":[{"content":"hi"}],"metadata":{"data":"[email]"}}"#);
+        assert!(redactor.request(br#"{"input": [[1, 2], [3]]}"#).expect_err("tokens").contains("send the text"));
+        assert!(redactor.request(&vec![b' '; BODY_BYTES_MAX + 1]).expect_err("long").contains("send less"));
     }
 
     proptest! {

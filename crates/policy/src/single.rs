@@ -47,6 +47,12 @@ pub fn check(modules: &[Ref<Module>]) -> Vec<Wrong> {
             }
             let several = bodies.iter().filter(|body| !body.is_else).count().max(1);
             let constant = value.map_or(Some("true".to_owned()), constant);
+            // A body after `else` may say something else.
+            let elses = bodies.iter().filter(|body| body.is_else);
+            let same = |body: &RuleBody| {
+                body.assign.as_ref().map_or(Some("true".to_owned()), |assign| self::constant(&assign.value)) == constant
+            };
+            let constant = if elses.clone().all(same) { constant } else { None };
             let made = |_| Definition { file: file.clone(), line, value: constant.clone(), args };
             definitions.entry((package.clone(), name)).or_default().extend((0..several).map(made));
         }
@@ -75,10 +81,14 @@ fn are_one(definitions: &[Definition<'_>]) -> bool {
     same || (0..count).any(told_apart)
 }
 
+/// What is written out, however it is written.
 fn constant(expr: &Expr) -> Option<String> {
     match expr {
-        Expr::String { span, .. } | Expr::RawString { span, .. } => Some(format!("{:?}", span.text())),
-        Expr::Number { span, .. } | Expr::Bool { span, .. } | Expr::Null { span, .. } => Some(span.text().to_owned()),
+        Expr::String { value, .. }
+        | Expr::RawString { value, .. }
+        | Expr::Number { value, .. }
+        | Expr::Bool { value, .. }
+        | Expr::Null { value, .. } => Some(value.to_string()),
         _ => None,
     }
 }

@@ -46,6 +46,10 @@ impl Trial {
     pub fn of(bundle: &Bundle) -> Result<Self, LawError> {
         let modules = [bundle.modules.as_slice(), bundle.tests.as_slice()].concat();
         let mut engine = engine(&modules, &bundle.data)?;
+        let wrong = crate::reads::wrong_calls(engine.get_modules());
+        if !wrong.is_empty() {
+            return Err(LawError::Wrong(wrong));
+        }
         engine.set_enable_coverage(true);
         let mut names = std::collections::BTreeSet::new();
         for module in engine.get_modules().iter() {

@@ -1,5 +1,6 @@
 //! Bundles from outside: what they decide, what they cost at worst, and what their fingerprint notices.
 
+mod closed;
 mod decide;
 mod explain;
 mod fingerprint;

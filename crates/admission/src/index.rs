@@ -24,8 +24,10 @@ pub struct Principal {
     /// The tenant's.
     pub zone: Zone,
     pub limits: Arc<Scopes>,
-    /// The policies that its requests fall under.
-    pub policy: Arc<Layers>,
+    /// The policies that its requests fell under when it was let in; see [`Admission::judge`](crate::Admission::judge).
+    pub(crate) policy: Arc<Layers>,
+    /// Of its key, to find it again.
+    pub(crate) digest: [u8; 32],
     end_users: Arc<EndUserLimits>,
     expires_at: Option<Timestamp>,
 }
@@ -186,6 +188,7 @@ impl<'a> Indexing<'a> {
             zone,
             limits: Arc::new(Scopes::new(limiters)),
             policy,
+            digest: key.digest,
             end_users,
             expires_at: key.expires_at,
         }

@@ -1,6 +1,6 @@
 //! Admission decides: who is asking, what limits and budgets allow. It answers with a [`Permit`] or a `Refusal`.
 //!
-//! key → limits → policy → price → reserve: [`Admission::enter`], [`policy::judge`], [`Admission::admit`]. What is asked of it is in memory: an index of keys that is
+//! key → limits → policy → price → reserve: [`Admission::enter`], [`Admission::judge`], [`Admission::admit`]. What is asked of it is in memory: an index of keys that is
 //! replaced whole when the directory changes, and the price books in force.
 
 pub mod index;

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use tollgate_policy::obligations::{MaxTokens, Over};
 use tollgate_policy::question::Moment;
-use tollgate_policy::{Decision, Fingerprint, Obligations, Question};
+use tollgate_policy::redact::Redactor;
+use tollgate_policy::{Decision, Fingerprint, Layers, Obligations, Question};
 use tollgate_types::{Call, EndUserId, Refusal, Surface, Timestamp};
 
-use crate::{Principal, Target};
+use crate::{Admission, Principal, Target};
 
 /// A call that may pass, as its policies let it.
 #[derive(Clone, Debug, Default)]
@@ -18,6 +19,7 @@ pub struct Judged {
     decision: Option<Arc<Decision>>,
     /// Output tokens of each answer at most.
     pub output_max: Option<u64>,
+    layers: Option<Arc<Layers>>,
 }
 
 /// What policies are told of a call.
@@ -59,21 +61,42 @@ impl Judged {
         }
     }
 
-    /// Whether a fallback may be asked.
-    pub fn allows(&self, target: &Target) -> bool {
-        self.obligations().allows_region(target.region.as_deref())
+    /// Whether what was said of a fallback is the same: then it may be asked in the same shape.
+    pub fn is_as_for(&self, other: &Result<Self, Refusal>) -> bool {
+        other.as_ref().is_ok_and(|other| other.obligations() == self.obligations())
+    }
+
+    /// What takes out of the request what the provider must not see.
+    pub fn redactor(&self) -> Result<Option<Arc<Redactor>>, Refusal> {
+        let Some(layers) = &self.layers else { return Ok(None) };
+        layers.redactor(&self.obligations().redact).map_err(|why| denied(format!("the policy did not decide: {why}")))
     }
 }
 
-/// Asks the tenant's policies.
-pub fn judge(
+impl Admission {
+    /// Asks the tenant's policies of now, whatever they were when it was let in.
+    pub fn judge(
+        &self,
+        principal: &Principal,
+        call: &Call<'_>,
+        target: &Target,
+        end_user: Option<EndUserId>,
+    ) -> Result<Judged, Refusal> {
+        // A key that was revoked meanwhile is not found: what was let in is served, by the policies it was let in under.
+        let now = self.index.load().by_digest(&principal.digest);
+        let layers = Arc::clone(now.as_deref().map_or(&principal.policy, |principal| &principal.policy));
+        judge(layers, principal, call, target, end_user, self.clock.now())
+    }
+}
+
+fn judge(
+    layers: Arc<Layers>,
     principal: &Principal,
     call: &Call<'_>,
     target: &Target,
     end_user: Option<EndUserId>,
     now: Timestamp,
 ) -> Result<Judged, Refusal> {
-    let layers = &principal.policy;
     if layers.is_empty() {
         return Ok(Judged::default());
     }
@@ -103,7 +126,7 @@ pub fn judge(
         Some(max) if call.surface == Surface::Chat => Some(output_max(call, max)?),
         _ => None,
     };
-    Ok(Judged { fingerprint: Some(layers.fingerprint), decision: Some(decision), output_max })
+    Ok(Judged { fingerprint: Some(layers.fingerprint), decision: Some(decision), output_max, layers: Some(layers) })
 }
 
 fn denied(reason: String) -> Refusal {

@@ -218,11 +218,12 @@ impl<'a> Round<'a> {
     ) -> Result<bool, Refusal> {
         let (id, tenant, target) = (under_way.id, &under_way.principal.tenant, &fallback.target);
         let (provider, model) = (&target.provider, &target.model);
-        if !under_way.judged.allows(target) {
-            tracing::warn!(%id, %tenant, %provider, %model, "a fallback was passed over: the policy does not allow its region");
+        let call = &self.question.wire.call;
+        let said = under_way.app.admission.judge(&under_way.principal, call, target, under_way.end_user);
+        if !under_way.judged.is_as_for(&said) {
+            tracing::warn!(%id, %tenant, %provider, %model, "a fallback was passed over: the policy says something else of it");
             return Ok(false);
         }
-        let call = &self.question.wire.call;
         let tighten = || tokens_of(fallback, self.question.body, call.input_bytes);
         match under_way.app.admission.hand_over(permit, call, target, tighten) {
             Ok(()) => tracing::info!(%id, %tenant, %provider, %model, "handed over to a fallback"),

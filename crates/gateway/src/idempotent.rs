@@ -67,6 +67,7 @@ pub async fn serve(asked: Asked, idempotency: Idempotency) -> Result<Response<Bo
     let (used, searched) = look_up(&asked.app, &asked.principal.tenant, idempotency).await?;
     if let Some(used) = used {
         drop(turn);
+        pipeline::judge_again(&asked)?;
         return repeat(&asked, idempotency, used).await;
     }
     let working = tokio::spawn(work(asked, Claim { idempotency, searched }, turn));

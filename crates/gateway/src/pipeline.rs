@@ -14,7 +14,7 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use tollgate_admission::policy::{self, Facts, Judged};
+use tollgate_admission::policy::{Facts, Judged};
 use tollgate_admission::{Entered, Identity, Permit, Principal, Settled, Target};
 use tollgate_ledger::{Amounts, Claim};
 use tollgate_policy::Obligations;
@@ -118,11 +118,11 @@ pub async fn fulfil(asked: Asked, claim: Option<Claim>) -> Result<Response<Body>
 
     // Whether the tenant's law lets it, and in what shape.
     let now = app.clock().now();
-    let judged = policy::judge(&principal, &wire.call, &route.target, end_user, now);
+    let judged = app.admission.judge(&principal, &wire.call, &route.target, end_user);
     app.decisions.note(id, now, &principal, end_user, Facts::of(&wire.call), &route, judged.as_ref().err());
     let judged = judged?;
     check_kept(judged.obligations(), claim.is_some())?;
-    let redacted = redacted(&principal, &judged, &body)?;
+    let redacted = redacted(&judged, &body)?;
     let body = redacted.as_ref().unwrap_or(&body);
     if redacted.is_some() {
         wire = wire::read_request(surface, body)?;
@@ -169,14 +169,21 @@ fn check_kept(obligations: &Obligations, keeps: bool) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// The body without what the provider must not see, where there is any of that.
-fn redacted(principal: &Principal, judged: &Judged, body: &Bytes) -> Result<Option<Bytes>, Refusal> {
-    let undecided =
-        |why: String| Refusal::PolicyDenied { reason: format!("the policy did not decide: {why}"), layer: None };
-    let redactor = principal.policy.redactor(&judged.obligations().redact).map_err(undecided)?;
-    let Some(redactor) = redactor else { return Ok(None) };
-    let redacted = redactor.request(body).map_err(|error| Refusal::invalid(format!("the body is no JSON: {error}")))?;
-    Ok(redacted.map(Bytes::from))
+/// The body without what the provider must not see, where a policy says that there is such.
+fn redacted(judged: &Judged, body: &Bytes) -> Result<Option<Bytes>, Refusal> {
+    let Some(redactor) = judged.redactor()? else { return Ok(None) };
+    let redacted = redactor.request(body).map_err(|why| Refusal::PolicyDenied { reason: why, layer: None })?;
+    Ok(Some(Bytes::from(redacted)))
+}
+
+/// An answer that is given again is judged like a new one, by the policies of now.
+pub fn judge_again(asked: &Asked) -> Result<(), Refusal> {
+    let Asked { app, surface, principal, end_user, body, .. } = asked;
+    let wire = wire::read_request(*surface, body)?;
+    // Of a route that is gone nobody can be asked anything: what was answered is answered.
+    let Ok(route) = app.route(&wire.call.route) else { return Ok(()) };
+    let judged = app.admission.judge(principal, &wire.call, &route.target, *end_user)?;
+    check_kept(judged.obligations(), true)
 }
 
 fn seal_attribution(

@@ -239,9 +239,56 @@ async fn models_and_regions_are_held_to_also_by_fallbacks() {
     check_denied(&world.chat(ask("gpt-4o-mini")).await, "does not allow the region");
     check_denied(&world.chat(ask("renamed")).await, "does not allow the model 'renamed'");
     assert_eq!(us.count(), 1, "nobody elsewhere was asked");
+    let tokens = "allow := true\nobligations := {\"redact\": [{\"name\": \"email\"}]}";
+    world.admin.push_policy(&tenant("demo"), bundle(tokens)).await.expect("a good bundle");
+    check_denied(&world.embed(json!({"model": "text-embedding-3-small", "input": [1, 2]})).await, "send the text");
     let second = "allow := true\nobligations := {\"second_approval\": true}";
     world.admin.push_policy(&tenant("demo"), bundle(second)).await.expect("a good bundle");
     check_denied(&world.chat(ask("both")).await, "a second person's approval");
+    world.close().await;
+}
+
+/// The rule sees who is asked, also when that is the second one.
+#[tokio::test]
+async fn a_fallback_is_judged_like_the_first() {
+    let first = Scripted::start(Reply::error(503, None)).await;
+    let second = Scripted::start(Reply::json(ANSWER)).await;
+    let provider = |name: &str, scripted: &Scripted| {
+        format!("[providers.{name}]\nbase_url = \"{}\"\npriced_as = \"simulator\"\n", scripted.base_url)
+    };
+    let more = provider("first", &first)
+        + &provider("second", &second)
+        + "[routes.both]\nprovider = \"first\"\nmodel = \"gpt-4.1\"\nfallbacks = [{ provider = \"second\", model = \"gpt-4.1\" }]\n";
+    let world = World::of(Setup { more, ..Setup::default() }).await;
+    let not_second = "allow := true\ndeny contains \"not there\" if input.request.provider == \"second\"";
+    world.admin.push_policy(&tenant("demo"), bundle(not_second)).await.expect("a good bundle");
+    assert_eq!(world.chat(ask("both")).await.refusal(), (502, "provider_error".to_owned()));
+    assert_eq!((first.count(), second.count()), (1, 0));
+    world.admin.push_policy(&tenant("demo"), bundle("allow := true")).await.expect("a good bundle");
+    assert_eq!(world.chat(ask("both")).await.status, 200);
+    assert_eq!((first.count(), second.count()), (2, 1));
+    world.close().await;
+}
+
+/// An answer that is kept is given again only to whom, and while, the policy would let it be asked.
+#[tokio::test]
+async fn an_answer_is_given_again_only_where_it_might_be_asked_for() {
+    let (world, provider) = listening().await;
+    let (second_id, second) = world.new_key(json!({"tenant": "demo"})).await;
+    let ask_as = async |key: &str| {
+        let headers = [bearer(key)[0].clone(), ("idempotency-key", "once".to_owned())];
+        world.http.post("/v1/chat/completions", &headers, ask("s").to_string()).await
+    };
+    assert_eq!(ask_as(&world.key).await.status, 200);
+    let rule = format!("allow := true\ndeny contains \"not this key\" if input.principal.key == \"{second_id}\"");
+    world.admin.push_policy(&tenant("demo"), bundle(&rule)).await.expect("a good bundle");
+    check_denied(&ask_as(&second).await, "not this key");
+    let again = ask_as(&world.key).await;
+    assert_eq!((again.status, again.header("idempotent-replayed"), provider.count()), (200, Some("true"), 1));
+    let nothing = "allow := true\nobligations := {\"retention_days\": 0}";
+    world.admin.push_policy(&tenant("demo"), bundle(nothing)).await.expect("a good bundle");
+    check_denied(&ask_as(&world.key).await, "leave out the Idempotency-Key");
+    assert_eq!(provider.count(), 1);
     world.close().await;
 }
 

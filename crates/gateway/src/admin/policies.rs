@@ -145,9 +145,20 @@ fn said(one: &Judgement) -> PolicyDecision {
 async fn set(app: &Arc<App>, scope: Scope, to: Option<([u8; 32], Law)>) -> Result<Option<Policy>, Refused> {
     let sha256 = to.as_ref().map(|(digest, _)| *digest);
     let change = Change::PolicySet { scope: scope.clone(), sha256, at: app.clock().now() };
+    // Whoever sent it may leave meanwhile: what is noted is put in force all the same.
+    let app = Arc::clone(app);
+    let setting = tokio::spawn(noted_and_published(app, scope, to, change));
+    setting.await.map_err(|error| Refused::internal("the work broke off", &error))?
+}
+
+async fn noted_and_published(
+    app: Arc<App>,
+    scope: Scope,
+    to: Option<([u8; 32], Law)>,
+    change: Change,
+) -> Result<Option<Policy>, Refused> {
     let position = app.books.change(change)?;
     app.journal.durable(position).await?;
-    let app = Arc::clone(app);
     let publish = move || {
         app.books.with_directory(|directory| {
             app.admission.publish_laws(directory, &laws::in_force(directory, &app.admission.laws(), to));

@@ -2,10 +2,13 @@
 //! takes to compile them. `cargo run --release -p tollgate-policy --example decide`; the last line is JSON.
 
 use std::hint::black_box;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use tollgate_policy::{Bundle, Decision, File, Law, Layer, Layers, Question};
+
+#[path = "../tests/folder.rs"]
+mod folder;
 
 const STEPS: u64 = 100_000;
 
@@ -62,22 +65,7 @@ fn ns_per_decision(layers: &Layers, input_bytes: impl Fn(u64) -> u64) -> u64 {
 
 fn law(name: &str) -> Law {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../policies").join(name);
-    let mut files = Vec::new();
-    read(&root, &root, &mut files);
-    let bundle = Bundle::from_files(&files).expect("a shipped bundle");
-    Law::compile(&bundle).expect("it compiles")
-}
-
-fn read(root: &Path, dir: &Path, files: &mut Vec<File>) {
-    for entry in std::fs::read_dir(dir).expect("a folder") {
-        let path: PathBuf = entry.expect("an entry").path();
-        if path.is_dir() {
-            read(root, &path, files);
-            continue;
-        }
-        let inside = path.strip_prefix(root).expect("inside").to_str().expect("UTF-8").to_owned();
-        files.push(File { path: inside, bytes: std::fs::read(&path).expect("readable") });
-    }
+    Law::compile(&folder::folder(&root).expect("a shipped bundle")).expect("it compiles")
 }
 
 /// What this process has computed so far: others on the machine do not count.

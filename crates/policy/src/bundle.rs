@@ -88,6 +88,11 @@ struct Manifest {
 // === impl Bundle ===
 
 impl Bundle {
+    /// The bundle in an archive.
+    pub fn from_archive(bytes: &[u8]) -> Result<Self, BundleError> {
+        Self::from_files(&crate::archive::unpack(bytes)?)
+    }
+
     /// Reads the files of a bundle; what they are packed in, and by whom they are signed, has been seen to.
     pub fn from_files(files: &[File]) -> Result<Self, BundleError> {
         check_size(files)?;

@@ -5,12 +5,13 @@
 
 use std::fmt;
 
-use regorus::unstable::{Expr, Module as Syntax, Query, Ref, Rule, RuleHead, Span};
+use regorus::unstable::{Expr, Module as Syntax, Query, Rule, RuleHead, Span};
 use regorus::{Engine, Value};
 
 use crate::bundle::{Bundle, Module};
 use crate::law::{LawError, PACKAGE, engine};
 use crate::reads::{name_of, package_of};
+use crate::source::between;
 
 /// What one bundle says of one request, rule by rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,34 +107,13 @@ fn bodies(rule: &Rule) -> Vec<Body<'_>> {
     if bodies.is_empty() {
         return vec![Body { rule: name, key, at: span, upto: Vec::new() }];
     }
-    let body = |body: &'_ Ref<Query>| body.stmts.len();
-    let made = bodies.iter().filter(|one| body(&one.query) > 0);
+    let made = bodies.iter().filter(|one| !one.query.stmts.is_empty());
     made.map(|one| Body { rule: name.clone(), key, at: &one.span, upto: prefixes(&one.query) }).collect()
 }
 
 fn prefixes(query: &Query) -> Vec<(&Span, String)> {
     let Some(first) = query.stmts.first() else { return Vec::new() };
     query.stmts.iter().map(|stmt| (&stmt.span, between(&first.span, &stmt.span).to_owned())).collect()
-}
-
-/// What is written from one place to another.
-fn between<'a>(from: &'a Span, to: &'a Span) -> &'a str {
-    let (start, end) = ends(from, to);
-    from.source.contents().get(start..end).unwrap_or_default()
-}
-
-/// Where that begins and ends, in bytes. The engine leaves quotes out of the places of texts.
-pub(crate) fn ends(from: &Span, to: &Span) -> (usize, usize) {
-    let source: &str = from.source.contents();
-    let is_quote = |byte: Option<&u8>| matches!(byte, Some(b'"' | b'`'));
-    let (mut start, mut end) = (from.start as usize, to.end as usize);
-    if start > 0 && is_quote(source.as_bytes().get(start - 1)) {
-        start -= 1;
-    }
-    if is_quote(source.as_bytes().get(end)) {
-        end += 1;
-    }
-    (start, end)
 }
 
 // === impl Body ===

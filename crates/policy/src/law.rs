@@ -12,7 +12,7 @@ use std::time::Duration;
 use regorus::languages::rego::compiler::Compiler;
 use regorus::rvm::RegoVM;
 use regorus::rvm::program::Program;
-use regorus::unstable::{Lexer, Module as Syntax, Ref, Rule, RuleHead, Source, Span, TokenKind};
+use regorus::unstable::{Module as Syntax, Ref, Rule, RuleHead};
 use regorus::utils::limits::ExecutionTimerConfig;
 use regorus::{Engine, MemoryBudgetConfig, Value};
 
@@ -20,7 +20,8 @@ use crate::bundle::{Bundle, Module};
 use crate::fingerprint::{Digest, Fingerprint, canonical};
 use crate::obligations::Obligations;
 use crate::question::{Fields, Question};
-use crate::reads::{Path, Reads, Wrong};
+use crate::reads::{Path, Reads, Wrong, name_of, package_of};
+use crate::source::{check_nesting, tokens};
 
 /// The package that decides.
 pub const PACKAGE: [&str; 2] = ["tollgate", "admission"];
@@ -39,8 +40,6 @@ pub const TEST_TIME_MAX: Duration = Duration::from_millis(500);
 pub const MEMORY_MAX: NonZeroU64 = NonZeroU64::new(128 << 10).expect("not zero");
 /// Instructions between two looks at the clock.
 const CLOCK_EVERY: NonZeroU32 = NonZeroU32::new(64).expect("not zero");
-/// What the parser may have to try, at some microseconds each.
-const TRIES_MAX: u64 = 1 << 18;
 /// Reasons that are passed on, and characters of each.
 pub const REASONS_MAX: usize = 8;
 pub const REASON_CHARS_MAX: usize = 200;
@@ -52,21 +51,13 @@ pub struct Law {
     pub fields: Fields,
     program: Arc<Program>,
     data: Value,
-    /// Machines that are not in use.
-    machines: Mutex<Vec<RegoVM>>,
-    /// Interpreters that are not in use, and the one that they are made from; none where the bundle is plain.
-    second: Option<(Engine, Mutex<Vec<Engine>>)>,
+    machines: Idle<RegoVM>,
+    /// The interpreter that others are made from, and those that are not in use; none where the bundle is plain.
+    second: Option<(Engine, Idle<Engine>)>,
 }
 
-/// The document `input`, as the engine holds it.
-pub struct Input;
-
-impl Input {
-    /// Reads what somebody wrote down. The error is for them.
-    pub fn from_json(text: &str) -> Result<Value, String> {
-        Value::from_json_str(text).map_err(|error| format!("the input is no JSON: {error}"))
-    }
-}
+/// What is not in use, for the next who needs one.
+struct Idle<T>(Mutex<Vec<T>>);
 
 /// Why a bundle is no law.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -103,29 +94,26 @@ impl Law {
         let mut engine = engine(&bundle.modules, &bundle.data)?;
         let modules = engine.get_modules().clone();
         let reads = Reads::of(&modules, &PACKAGE).map_err(LawError::Wrong)?;
-        let rules = check_packages(bundle, &modules)?;
+        let rules = deciding_rules(bundle, &modules)?;
         if at(&bundle.data, &PACKAGE.map(str::to_owned).to_vec()).is_some() {
             return Err(LawError::Syntax(
                 "what decides is said by rules, not by data at tollgate.admission".to_owned(),
             ));
         }
-        let gather = gather(&rules, gathers_deny(&modules))?;
-        add(&mut engine, &Module { path: "tollgate: what the bundle says".to_owned(), text: gather })?;
-        let syntax = |error: &dyn fmt::Display| LawError::Syntax(error.to_string());
-        let policy = engine.compile_with_entrypoint(&ENTRY.into()).map_err(|error| syntax(&error))?;
-        let program = Compiler::compile_from_policy(&policy, &[ENTRY]).map_err(|error| syntax(&error))?;
+        add(&mut engine, &Module { path: "tollgate: what the bundle says".to_owned(), text: gather(&rules)? })?;
+        let policy = engine.compile_with_entrypoint(&ENTRY.into()).map_err(syntax)?;
+        let program = Compiler::compile_from_policy(&policy, &[ENTRY]).map_err(syntax)?;
         let law = Self {
             revision: bundle.revision.clone(),
             fingerprint: fingerprint(bundle, &reads),
             fields: reads.fields,
             program,
             data: Value::from(bundle.data.clone()),
-            machines: Mutex::default(),
-            second: (!reads.plain).then(|| (engine, Mutex::default())),
+            machines: Idle::default(),
+            second: (!reads.plain).then(|| (engine, Idle::default())),
         };
         // A machine that cannot be made is better known now.
-        let machine = law.machine().map_err(|Undecided(why)| LawError::Syntax(why))?;
-        law.give_back(machine);
+        law.machines.give(law.machine().map_err(|Undecided(why)| LawError::Syntax(why))?);
         Ok(law)
     }
 
@@ -148,20 +136,16 @@ impl Law {
     }
 
     fn by_machine(&self, input: Value) -> Result<Verdict, Undecided> {
-        let mut machine = self.machine()?;
+        let mut machine = self.machines.take().map_or_else(|| self.machine(), Ok)?;
         machine.set_input(input);
-        let said = machine.execute_entry_point_by_index(0).map_err(|error| undecided(&error))?;
         // One that failed is not used again: nobody says what is left in it.
-        let verdict = verdict(&said);
-        self.give_back(machine);
-        verdict
+        let said = machine.execute_entry_point_by_index(0).map_err(|error| undecided(&error))?;
+        machine.set_input(Value::Undefined);
+        self.machines.give(machine);
+        verdict(&said)
     }
 
     fn machine(&self) -> Result<RegoVM, Undecided> {
-        let idle = self.machines.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        if let Some(machine) = idle {
-            return Ok(machine);
-        }
         let mut machine = RegoVM::new();
         machine.load_program(Arc::clone(&self.program));
         machine.set_max_instructions(INSTRUCTIONS_MAX);
@@ -169,11 +153,6 @@ impl Law {
         machine.set_memory_budget_config(Some(MemoryBudgetConfig { limit: MEMORY_MAX }));
         machine.set_data(self.data.clone()).map_err(|error| undecided(&error))?;
         Ok(machine)
-    }
-
-    fn give_back(&self, mut machine: RegoVM) {
-        machine.set_input(Value::Undefined);
-        self.machines.lock().unwrap_or_else(PoisonError::into_inner).push(machine);
     }
 }
 
@@ -183,14 +162,35 @@ impl fmt::Debug for Law {
     }
 }
 
-fn by_interpreter(template: &Engine, idle: &Mutex<Vec<Engine>>, input: Value) -> Result<Verdict, Undecided> {
-    let taken = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-    let mut engine = taken.unwrap_or_else(|| template.clone());
+// === impl Idle ===
+
+impl<T> Idle<T> {
+    fn take(&self) -> Option<T> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    }
+
+    fn give(&self, one: T) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(one);
+    }
+}
+
+impl<T> Default for Idle<T> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+fn by_interpreter(template: &Engine, idle: &Idle<Engine>, input: Value) -> Result<Verdict, Undecided> {
+    let mut engine = idle.take().unwrap_or_else(|| template.clone());
     engine.set_input(input);
     let said = engine.eval_rule(ENTRY.to_owned()).map_err(|error| undecided(&error))?;
-    let verdict = verdict(&said);
-    idle.lock().unwrap_or_else(PoisonError::into_inner).push(engine);
-    verdict
+    idle.give(engine);
+    verdict(&said)
+}
+
+/// Reads a document `input` that somebody wrote down. The error is for them.
+pub fn input(text: &str) -> Result<Value, String> {
+    Value::from_json_str(text).map_err(|error| format!("the input is no JSON: {error}"))
 }
 
 /// An engine with these modules and this data.
@@ -201,21 +201,24 @@ pub(crate) fn engine(modules: &[Module], data: &serde_json::Value) -> Result<Eng
     for module in modules {
         add(&mut engine, module)?;
     }
-    engine.add_data(Value::from(data.clone())).map_err(|error| LawError::Syntax(error.to_string()))?;
+    engine.add_data(Value::from(data.clone())).map_err(syntax)?;
     Ok(engine)
 }
 
 fn add(engine: &mut Engine, module: &Module) -> Result<(), LawError> {
     check_nesting(module)?;
-    let added = engine.add_policy(module.path.clone(), module.text.clone());
-    added.map(|_| ()).map_err(|error| LawError::Syntax(error.to_string().trim().to_owned()))
+    engine.add_policy(module.path.clone(), module.text.clone()).map(drop).map_err(syntax)
+}
+
+pub(crate) fn syntax(error: impl fmt::Display) -> LawError {
+    LawError::Syntax(error.to_string().trim().to_owned())
 }
 
 /// The rules of the deciding package, after looking whether every package may be there.
-fn check_packages(bundle: &Bundle, modules: &[Ref<Syntax>]) -> Result<Vec<String>, LawError> {
+fn deciding_rules<'a>(bundle: &Bundle, modules: &'a [Ref<Syntax>]) -> Result<Vec<&'a Rule>, LawError> {
     let mut rules = Vec::new();
     for module in modules {
-        let package = crate::reads::package_of(module);
+        let package = package_of(module);
         if package.first().is_some_and(|first| first == GATHER) {
             return Err(LawError::Reserved(package.join(".")));
         }
@@ -223,15 +226,17 @@ fn check_packages(bundle: &Bundle, modules: &[Ref<Syntax>]) -> Result<Vec<String
             return Err(LawError::OutsideRoots(package.join(".")));
         }
         if package == PACKAGE {
-            rules.extend(module.policy.iter().filter_map(|rule| crate::reads::name_of(rule)));
+            rules.extend(module.policy.iter().map(|rule| &**rule));
         }
     }
     Ok(rules)
 }
 
 /// A module of ours that gathers what the bundle's rules say, of those that there are.
-fn gather(rules: &[String], gathers_deny: bool) -> Result<String, LawError> {
-    let has = |name: &str| rules.iter().any(|rule| rule == name);
+fn gather(rules: &[&Rule]) -> Result<String, LawError> {
+    let named = |name: &'static str| rules.iter().filter(move |rule| name_of(rule).is_some_and(|found| found == name));
+    let has = |name| named(name).next().is_some();
+    let adds_to_deny = named("deny").any(|rule| matches!(rule, Rule::Spec { head: RuleHead::Set { .. }, .. }));
     if !has("allow") {
         return Err(LawError::NoAllow);
     }
@@ -243,7 +248,7 @@ fn gather(rules: &[String], gathers_deny: bool) -> Result<String, LawError> {
     );
     text.push_str(match has("deny") {
         // A set that is gathered is always there: where it is not, something went wrong.
-        true if gathers_deny => "deny := data.tollgate.admission.deny\n",
+        true if adds_to_deny => "deny := data.tollgate.admission.deny\n",
         true => "default deny := []\ndeny := data.tollgate.admission.deny\n",
         false => "deny := []\n",
     });
@@ -254,18 +259,13 @@ fn gather(rules: &[String], gathers_deny: bool) -> Result<String, LawError> {
     Ok(text)
 }
 
-/// Whether `deny` is a set that rules add to.
-fn gathers_deny(modules: &[Ref<Syntax>]) -> bool {
-    let deciding = modules.iter().filter(|module| crate::reads::package_of(module) == PACKAGE);
-    let mut rules = deciding.flat_map(|module| &module.policy);
-    rules.any(|rule| {
-        matches!(&**rule, Rule::Spec { head: RuleHead::Set { .. }, .. })
-            && crate::reads::name_of(rule).is_some_and(|name| name == "deny")
-    })
+fn undecided(error: &dyn fmt::Display) -> Undecided {
+    Undecided(told(&error.to_string()))
 }
 
-fn undecided(error: &dyn fmt::Display) -> Undecided {
-    Undecided(error.to_string().chars().filter(|char| !char.is_control()).take(REASON_CHARS_MAX).collect())
+/// What of a text is passed on.
+fn told(text: &str) -> String {
+    text.chars().filter(|char| !char.is_control()).take(REASON_CHARS_MAX).collect()
 }
 
 fn verdict(said: &Value) -> Result<Verdict, Undecided> {
@@ -288,7 +288,7 @@ fn verdict(said: &Value) -> Result<Verdict, Undecided> {
 
 fn reason(value: &Value) -> Result<String, Undecided> {
     let text = value.as_string().map_err(|_| Undecided("each reason of deny is a text".to_owned()))?;
-    Ok(text.chars().filter(|char| !char.is_control()).take(REASON_CHARS_MAX).collect())
+    Ok(told(text))
 }
 
 /// Of the modules and the data that the decision can read, each in a form in which only what it means counts.
@@ -317,49 +317,4 @@ fn at<'a>(data: &'a serde_json::Value, path: &Path) -> Option<&'a serde_json::Va
         serde_json::Value::Object(fields) => fields.get(part),
         whole => Some(whole),
     })
-}
-
-/// The engine's parser tries each bracket twice, also those within: what it has to try altogether is bounded before.
-fn check_nesting(module: &Module) -> Result<(), LawError> {
-    let (mut depth, mut tries) = (0_u32, 0_u64);
-    for_each_token(module, |kind, span| match span.text() {
-        "[" | "{" | "(" if kind == TokenKind::Symbol => {
-            depth += 1;
-            tries = tries.saturating_add(1_u64.checked_shl(depth).unwrap_or(u64::MAX));
-        }
-        "]" | "}" | ")" if kind == TokenKind::Symbol => depth = depth.saturating_sub(1),
-        _ => {}
-    });
-    if tries > TRIES_MAX {
-        return Err(LawError::Syntax(format!("{}: brackets are nested too deep; name a part of it", module.path)));
-    }
-    Ok(())
-}
-
-/// A module without its comments and its layout.
-fn tokens(module: &Module) -> String {
-    let (mut text, mut line) = (String::new(), 0);
-    for_each_token(module, |kind, span| {
-        // A statement ends with its line.
-        text.push(if span.line == line { ' ' } else { '\n' });
-        line = span.line;
-        let quote = match kind {
-            TokenKind::String => "\"",
-            TokenKind::RawString => "`",
-            _ => "",
-        };
-        text.extend([quote, span.text(), quote]);
-    });
-    text
-}
-
-/// Up to the end, or to where the text is no Rego.
-pub(crate) fn for_each_token(module: &Module, mut each: impl FnMut(TokenKind, &Span)) {
-    let Ok(source) = Source::from_contents(module.path.clone(), module.text.clone()) else { return };
-    let mut lexer = Lexer::new(&source);
-    while let Ok(token) = lexer.next_token()
-        && token.0 != TokenKind::Eof
-    {
-        each(token.0, &token.1);
-    }
 }

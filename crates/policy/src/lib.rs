@@ -19,6 +19,7 @@ pub mod redact;
 pub mod schema;
 pub mod signature;
 mod single;
+mod source;
 pub mod trial;
 
 pub use bundle::{Bundle, BundleError, File};

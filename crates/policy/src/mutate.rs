@@ -5,10 +5,11 @@
 
 use std::collections::BTreeSet;
 
-use regorus::unstable::{Expr, Literal, Module as Syntax, Query, Ref, Rule, RuleBody, Span, TokenKind};
+use regorus::unstable::{Expr, Literal, Module as Syntax, Query, Rule, RuleBody, TokenKind};
 
 use crate::bundle::{Bundle, Module};
-use crate::law::{LawError, engine, for_each_token};
+use crate::law::{LawError, engine};
+use crate::source::{between, ends, for_each_token};
 use crate::trial::Trial;
 
 /// A bundle with one place changed.
@@ -100,22 +101,20 @@ fn changes(module: &Module, syntax: &Syntax) -> Vec<Change> {
 /// Each condition of a body replaced by one that always holds.
 fn conditions(query: &Query, changes: &mut Vec<Change>) {
     for stmt in &query.stmts {
-        let expr: Option<&Ref<Expr>> = match &stmt.literal {
+        let is_condition = match &stmt.literal {
             // What gives a name to something is no condition.
-            Literal::Expr { expr, .. } if matches!(&**expr, Expr::AssignExpr { .. }) => None,
-            Literal::Expr { expr, .. } | Literal::NotExpr { expr, .. } => Some(expr),
+            Literal::Expr { expr, .. } => !matches!(&**expr, Expr::AssignExpr { .. }),
+            Literal::NotExpr { .. } => true,
             Literal::Every { query, .. } => {
                 conditions(query, changes);
-                None
+                false
             }
-            Literal::SomeVars { .. } | Literal::SomeIn { .. } => None,
+            Literal::SomeVars { .. } | Literal::SomeIn { .. } => false,
         };
-        if expr.is_some() {
-            let (start, end) = crate::explain::ends(&stmt.span, &stmt.span);
-            let text: &str = stmt.span.source.contents();
-            let what = format!("'{}' was dropped", text.get(start..end).unwrap_or_default().trim());
-            let Span { line, .. } = stmt.span;
-            changes.push(Change { start, end, new: "1 == 1".to_owned(), line, what });
+        if is_condition {
+            let (start, end) = ends(&stmt.span, &stmt.span);
+            let what = format!("'{}' was dropped", between(&stmt.span, &stmt.span).trim());
+            changes.push(Change { start, end, new: "1 == 1".to_owned(), line: stmt.span.line, what });
         }
     }
 }

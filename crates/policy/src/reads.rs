@@ -3,7 +3,8 @@
 //! Conservative: whatever may be read counts as read. A module is reached whole. Where a path is computed, everything that
 //! it may lead to is reached; of `data[x]` that is the whole bundle.
 //!
-//! This is the one place that knows the engine's syntax tree, which it calls unstable: its version is pinned.
+//! The engine calls its syntax tree unstable: its version is pinned. Besides here it is read in `single.rs`, `explain.rs`,
+//! `mutate.rs` and `law.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -160,6 +161,15 @@ struct Looking<'a> {
     depth: usize,
 }
 
+// === impl Wrong ===
+
+impl Wrong {
+    /// Of the bundle as a whole.
+    fn of_all(what: String) -> Self {
+        Self { file: "the bundle".to_owned(), line: 0, what }
+    }
+}
+
 // === impl Reads ===
 
 impl Reads {
@@ -174,7 +184,7 @@ impl Reads {
         let count: usize = modules.iter().map(|module| module.policy.len()).sum();
         if count > RULES_MAX {
             let what = format!("there are {count} rules, and at most {RULES_MAX} are read");
-            return Err(vec![Wrong { file: "the bundle".to_owned(), line: 0, what }]);
+            return Err(vec![Wrong::of_all(what)]);
         }
         let functions = functions(modules, &packages);
         let none = BTreeSet::new();
@@ -189,14 +199,7 @@ impl Reads {
         if !wrong.is_empty() {
             return Err(wrong);
         }
-        if let Some(rule) = in_too_long_a_row(&mentions) {
-            let what = format!("data.{} needs rules in a row of more than {CHAIN_MAX}", rule.join("."));
-            return Err(vec![Wrong { file: "the bundle".to_owned(), line: 0, what }]);
-        }
-        if let Some(rule) = needing_itself(&mentions) {
-            let what = format!("the rule data.{} needs itself; Rego has no recursion", rule.join("."));
-            return Err(vec![Wrong { file: "the bundle".to_owned(), line: 0, what }]);
-        }
+        check_needs(&mentions).map_err(|wrong| vec![wrong])?;
         let entry: Path = entry.iter().map(|part| (*part).to_owned()).collect();
         let mut reads = Self { plain: mentions.iter().all(|mentions| !mentions.odd), ..Self::default() };
         let mut wanted = vec![entry];
@@ -232,42 +235,35 @@ fn functions(modules: &[Ref<Module>], packages: &[Path]) -> BTreeSet<Path> {
     of_each.collect()
 }
 
-/// A rule that needs itself, by whatever way.
-fn needing_itself(mentions: &[Mentions]) -> Option<Path> {
-    taken_away(mentions, usize::MAX)
-}
-
-/// A rule that needs one that needs one, and so on, too often. None if some need themselves.
-fn in_too_long_a_row(mentions: &[Mentions]) -> Option<Path> {
-    if needing_itself(mentions).is_some() { None } else { taken_away(mentions, CHAIN_MAX) }
-}
-
-/// What is left of the rules after so many rounds, in each of which those are taken away that need none that is left.
-fn taken_away(mentions: &[Mentions], rounds: usize) -> Option<Path> {
+/// Whether no rule needs itself, by whatever way, and none needs one that needs one, and so on, too often.
+fn check_needs(mentions: &[Mentions]) -> Result<(), Wrong> {
     let mut needs = BTreeMap::<&Path, BTreeSet<&Path>>::new();
     for (rule, paths) in mentions.iter().flat_map(|mentions| &mentions.needs) {
         needs.entry(rule).or_default().extend(paths);
     }
-    let after = |rule: &Path| -> Vec<&Path> {
-        let paths = needs.get(rule);
-        needs
-            .keys()
-            .filter(|other| paths.is_some_and(|paths| paths.iter().any(|path| meet(path, other))))
-            .copied()
-            .collect()
+    let after = |paths: &BTreeSet<&Path>| -> Vec<&Path> {
+        needs.keys().filter(|other| paths.iter().any(|path| meet(path, other))).copied().collect()
     };
-    let next: BTreeMap<&Path, Vec<&Path>> = needs.keys().map(|rule| (*rule, after(rule))).collect();
+    let next: BTreeMap<&Path, Vec<&Path>> = needs.iter().map(|(rule, paths)| (*rule, after(paths))).collect();
     // Rules that need nothing, or only what has been taken away, are taken away; what is left goes in circles.
     let mut left: BTreeSet<&Path> = next.keys().copied().collect();
-    for _ in 0..rounds {
+    let (mut rounds, mut too_far) = (0, None);
+    while !left.is_empty() {
         let ended: Vec<&Path> =
             left.iter().filter(|rule| next[**rule].iter().all(|other| !left.contains(other))).copied().collect();
         if ended.is_empty() {
-            return left.into_iter().find(|rule| reaches(&next, rule)).cloned();
+            let rule = left.iter().find(|rule| reaches(&next, rule)).expect("what is left needs what is left");
+            return Err(Wrong::of_all(format!("the rule data.{} needs itself; Rego has no recursion", rule.join("."))));
         }
         left.retain(|rule| !ended.contains(rule));
+        rounds += 1;
+        if rounds == CHAIN_MAX {
+            too_far = left.first().copied();
+        }
     }
-    left.into_iter().next().cloned()
+    too_far.map_or(Ok(()), |rule| {
+        Err(Wrong::of_all(format!("data.{} needs rules in a row of more than {CHAIN_MAX}", rule.join("."))))
+    })
 }
 
 fn reaches(next: &BTreeMap<&Path, Vec<&Path>>, rule: &Path) -> bool {
@@ -298,13 +294,16 @@ pub(crate) fn package_of(module: &Module) -> Path {
 
 /// The first name of a rule's head: `a` in `a.b[c]`.
 pub(crate) fn name_of(rule: &Rule) -> Option<String> {
-    let refr = match rule {
+    static_path(head_of(rule)).and_then(|(path, _)| path.into_iter().next())
+}
+
+fn head_of(rule: &Rule) -> &Expr {
+    match rule {
         Rule::Spec { head, .. } => match head {
             RuleHead::Compr { refr, .. } | RuleHead::Set { refr, .. } | RuleHead::Func { refr, .. } => refr,
         },
         Rule::Default { refr, .. } => refr,
-    };
-    static_path(refr).and_then(|(path, _)| path.into_iter().next())
+    }
 }
 
 /// The path that a reference names as far as it is written out, and whether that is all of it. None: no reference.
@@ -383,20 +382,24 @@ impl<'a> Looking<'a> {
         looking.mentions
     }
 
+    fn at(&self, line: u32, what: String) -> Wrong {
+        Wrong { file: self.module.package.span.source.file().clone(), line, what }
+    }
+
     fn wrong(&mut self, line: u32, what: String) {
-        let file = self.module.package.span.source.file().clone();
-        self.mentions.wrong.push(Wrong { file, line, what });
+        let wrong = self.at(line, what);
+        self.mentions.wrong.push(wrong);
     }
 
     fn wrong_call(&mut self, line: u32, what: String) {
-        let file = self.module.package.span.source.file().clone();
-        self.mentions.wrong_calls.push(Wrong { file, line, what });
+        let wrong = self.at(line, what);
+        self.mentions.wrong_calls.push(wrong);
     }
 
     fn input(&mut self, path: &[String], line: u32) {
         let fields = Fields::at(path);
         if fields == Fields::NONE {
-            let known: Vec<String> = FIELDS.iter().map(|field| format!("input.{}", field.path.join("."))).collect();
+            let known: Vec<String> = FIELDS.iter().map(ToString::to_string).collect();
             let what = format!("nobody is asked 'input.{}'; there is {}", path.join("."), known.join(", "));
             self.wrong(line, what);
         }
@@ -405,15 +408,8 @@ impl<'a> Looking<'a> {
 
     /// A head such as `a.b` or `a["b"]` makes a rule `a` too, of which nobody sees what it says.
     fn head(&mut self, rule: &Rule) {
-        let (refr, line) = match rule {
-            Rule::Spec { head, span, .. } => match head {
-                RuleHead::Compr { refr, .. } | RuleHead::Set { refr, .. } | RuleHead::Func { refr, .. } => {
-                    (refr, span.line)
-                }
-            },
-            Rule::Default { refr, span, .. } => (refr, span.line),
-        };
-        let simple = match &**refr {
+        let line = rule.span().line;
+        let simple = match head_of(rule) {
             Expr::Var { .. } => true,
             Expr::RefBrack { refr, index, .. } => {
                 matches!(&**refr, Expr::Var { .. }) && !matches!(&**index, Expr::String { .. } | Expr::RawString { .. })
@@ -671,7 +667,7 @@ fn instead_of(name: &str) -> &'static str {
     match name {
         "time.now_ns" => "what time it is stands in input.time",
         "http.send" | "net.lookup_ip_addr" => "put what it needs into data.json",
-        "print" => "it is for tests",
+        "print" => "nobody reads what it prints",
         _ => "it reads more than it is given, or makes more of it than can be bounded",
     }
 }

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use regorus::unstable::{AssignOp, Expr, Literal, Module, Query, Ref, Rule, RuleBody, RuleHead};
+use regorus::unstable::{AssignOp, Expr, Literal, Module, Query, Ref, Rule, RuleAssign, RuleBody, RuleHead};
 
 use crate::reads::{Path, Wrong, name_of, package_of, text_of};
 
@@ -46,14 +46,11 @@ pub fn check(modules: &[Ref<Module>]) -> Vec<Wrong> {
                 wrong.push(Wrong { file: file.clone(), line, what });
             }
             let several = bodies.iter().filter(|body| !body.is_else).count().max(1);
-            let constant = value.map_or(Some("true".to_owned()), constant);
+            let said = constant_of(assign.as_ref());
             // A body after `else` may say something else.
-            let elses = bodies.iter().filter(|body| body.is_else);
-            let same = |body: &RuleBody| {
-                body.assign.as_ref().map_or(Some("true".to_owned()), |assign| self::constant(&assign.value)) == constant
-            };
-            let constant = if elses.clone().all(same) { constant } else { None };
-            let made = |_| Definition { file: file.clone(), line, value: constant.clone(), args };
+            let mut elses = bodies.iter().filter(|body| body.is_else);
+            let said = if elses.all(|body| constant_of(body.assign.as_ref()) == said) { said } else { None };
+            let made = |_| Definition { file: file.clone(), line, value: said.clone(), args };
             definitions.entry((package.clone(), name)).or_default().extend((0..several).map(made));
         }
     }
@@ -79,6 +76,11 @@ fn are_one(definitions: &[Definition<'_>]) -> bool {
         different.len() == definitions.len()
     };
     same || (0..count).any(told_apart)
+}
+
+/// What a head or an `else` says, where that is written out; it says `true` where it says nothing.
+fn constant_of(assign: Option<&RuleAssign>) -> Option<String> {
+    assign.map_or(Some("true".to_owned()), |assign| constant(&assign.value))
 }
 
 /// What is written out, however it is written.

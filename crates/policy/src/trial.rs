@@ -1,12 +1,13 @@
 //! A bundle's own tests: every rule `test_*` of its modules `*_test.rego`, as `opa test` runs them, and which lines of its
 //! policy they reached.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use regorus::Value;
 
 use crate::bundle::Bundle;
-use crate::law::{LawError, engine};
+use crate::law::{LawError, engine, syntax};
+use crate::reads::{name_of, package_of, wrong_calls};
 
 /// What came of a bundle's tests.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,15 +47,15 @@ impl Trial {
     pub fn of(bundle: &Bundle) -> Result<Self, LawError> {
         let modules = [bundle.modules.as_slice(), bundle.tests.as_slice()].concat();
         let mut engine = engine(&modules, &bundle.data)?;
-        let wrong = crate::reads::wrong_calls(engine.get_modules());
+        let wrong = wrong_calls(engine.get_modules());
         if !wrong.is_empty() {
             return Err(LawError::Wrong(wrong));
         }
         engine.set_enable_coverage(true);
-        let mut names = std::collections::BTreeSet::new();
+        let mut names = BTreeSet::new();
         for module in engine.get_modules().iter() {
-            let package = crate::reads::package_of(module).join(".");
-            let rules = module.policy.iter().filter_map(|rule| crate::reads::name_of(rule));
+            let package = package_of(module).join(".");
+            let rules = module.policy.iter().filter_map(|rule| name_of(rule));
             names.extend(rules.filter(|rule| rule.starts_with("test_")).map(|rule| format!("data.{package}.{rule}")));
         }
         let tests = names.into_iter().map(|name| {
@@ -66,9 +67,9 @@ impl Trial {
             Test { name, outcome }
         });
         let tests = tests.collect();
-        let report = engine.get_coverage_report().map_err(|error| LawError::Syntax(error.to_string()))?;
-        let of_policy: BTreeMap<&str, ()> = bundle.modules.iter().map(|module| (module.path.as_str(), ())).collect();
-        let coverage = report.files.into_iter().filter(|file| of_policy.contains_key(file.path.as_str()));
+        let report = engine.get_coverage_report().map_err(syntax)?;
+        let is_policy = |path: &str| bundle.modules.iter().any(|module| module.path == path);
+        let coverage = report.files.into_iter().filter(|file| is_policy(&file.path));
         let coverage = coverage.map(|file| Coverage {
             path: file.path,
             covered: file.covered.len(),

@@ -4,6 +4,8 @@ mod closed;
 mod decide;
 mod explain;
 mod fingerprint;
+mod folder;
 mod hostile;
+mod question;
 mod shipped;
 mod world;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use tollgate_policy::trial::Trial;
 use tollgate_policy::{Law, archive, mutate};
 
-use crate::world::folder;
+use crate::folder::folder;
 
 fn shipped() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../policies");

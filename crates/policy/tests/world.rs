@@ -1,10 +1,9 @@
 //! Small bundles, and one question.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use tollgate_policy::law::LawError;
-use tollgate_policy::{Bundle, BundleError, File, Law, Question};
+use tollgate_policy::{Bundle, File, Law, Question};
 
 pub fn file(path: &str, text: &str) -> File {
     File { path: path.to_owned(), bytes: text.as_bytes().to_vec() }
@@ -38,23 +37,4 @@ pub fn question() -> Question<'static> {
         choices: 1,
         ..Question::default()
     }
-}
-
-/// The files of a folder, as the command line reads them.
-pub fn folder(dir: &Path) -> Result<Bundle, BundleError> {
-    fn walk(root: &Path, dir: &Path, files: &mut Vec<File>) {
-        for entry in std::fs::read_dir(dir).expect("a folder") {
-            let path = entry.expect("an entry").path();
-            if path.is_dir() {
-                walk(root, &path, files);
-            } else {
-                let bytes = std::fs::read(&path).expect("a file");
-                let inside = path.strip_prefix(root).expect("inside").to_str().expect("UTF-8").to_owned();
-                files.push(File { path: inside, bytes });
-            }
-        }
-    }
-    let mut files = Vec::new();
-    walk(dir, dir, &mut files);
-    Bundle::from_files(&files)
 }

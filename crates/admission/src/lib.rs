@@ -1,7 +1,8 @@
 //! Admission decides: who is asking, what limits and budgets allow. It answers with a [`Permit`] or a `Refusal`.
 //!
-//! key → limits → policy → price → reserve: [`Admission::enter`], [`Admission::judge`], [`Admission::admit`]. What is asked of it is in memory: an index of keys that is
-//! replaced whole when the directory changes, and the price books in force.
+//! key → limits → policy → price → reserve: [`Admission::enter`], [`Admission::judge`], [`Admission::admit`]. What is asked of
+//! it is in memory: an index of keys that is replaced whole when the directory changes, the policies and the price books in
+//! force.
 
 pub mod index;
 pub mod limits;
@@ -159,7 +160,7 @@ impl Admission {
         let now = self.clock.now();
         let Entered { principal, mut entry } = entered;
         let pricing = self.price(&principal, call, target, now)?;
-        let wanted = wanted_output(call, target).min(identity.judged.output_max.unwrap_or(u64::MAX));
+        let wanted = wanted_output(call, target).min(identity.judged.output_max().unwrap_or(u64::MAX));
         let draft = || Draft {
             id: identity.id,
             deadline: now.plus(target.total_timeout + SETTLE_SLACK),
@@ -172,7 +173,7 @@ impl Admission {
             price_version: Arc::clone(&pricing.version),
             idempotency: identity.idempotency.map(|claim| claim.idempotency),
             attribution: identity.attribution.clone(),
-            policy: identity.judged.fingerprint.map(|fingerprint| fingerprint.0),
+            policy: identity.judged.fingerprint().map(|fingerprint| fingerprint.0),
         };
         let mut hold = Hold { call, pricing: &pricing, wanted, input_bytes: call.input_bytes };
         // Asked before the lock is taken: a bound that overflows is no bound.

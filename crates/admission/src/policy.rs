@@ -14,12 +14,8 @@ use crate::{Admission, Principal, Target};
 /// A call that may pass, as its policies let it.
 #[derive(Clone, Debug, Default)]
 pub struct Judged {
-    /// `None`: no policy is in force for this tenant.
-    pub fingerprint: Option<Fingerprint>,
-    decision: Option<Arc<Decision>>,
-    /// Output tokens of each answer at most.
-    pub output_max: Option<u64>,
-    layers: Option<Arc<Layers>>,
+    /// Who let it, and how. `None`: no policy is in force for this tenant.
+    by: Option<(Arc<Layers>, Arc<Decision>)>,
 }
 
 /// What policies are told of a call.
@@ -52,13 +48,22 @@ impl Facts {
 // === impl Judged ===
 
 impl Judged {
+    pub fn fingerprint(&self) -> Option<Fingerprint> {
+        self.by.as_ref().map(|(layers, _)| layers.fingerprint)
+    }
+
     /// What is still to be done.
     pub fn obligations(&self) -> &Obligations {
         static NONE: Obligations = Obligations::NONE;
-        match self.decision.as_deref() {
+        match self.by.as_ref().map(|(_, decision)| &**decision) {
             Some(Decision::Allowed(obligations)) => obligations,
             Some(Decision::Denied(_)) | None => &NONE,
         }
+    }
+
+    /// Output tokens of each answer at most.
+    pub fn output_max(&self) -> Option<u64> {
+        self.obligations().max_tokens.map(|max| max.limit)
     }
 
     /// Whether what was said of a fallback is the same: then it may be asked in the same shape.
@@ -68,7 +73,7 @@ impl Judged {
 
     /// What takes out of the request what the provider must not see.
     pub fn redactor(&self) -> Result<Option<Arc<Redactor>>, Refusal> {
-        let Some(layers) = &self.layers else { return Ok(None) };
+        let Some((layers, _)) = &self.by else { return Ok(None) };
         layers.redactor(&self.obligations().redact).map_err(|why| denied(format!("the policy did not decide: {why}")))
     }
 }
@@ -122,27 +127,25 @@ fn judge(
     if obligations.second_approval {
         return Err(denied("the policy asks for a second person's approval, which cannot be given here".to_owned()));
     }
-    let output_max = match obligations.max_tokens {
-        Some(max) if call.surface == Surface::Chat => Some(output_max(call, max)?),
-        _ => None,
-    };
-    Ok(Judged { fingerprint: Some(layers.fingerprint), decision: Some(decision), output_max, layers: Some(layers) })
+    if let Some(max) = obligations.max_tokens
+        && call.surface == Surface::Chat
+    {
+        check_output(call, max)?;
+    }
+    Ok(Judged { by: Some((layers, decision)) })
 }
 
 fn denied(reason: String) -> Refusal {
     Refusal::PolicyDenied { reason, layer: None }
 }
 
-/// Output tokens of each answer at most; or no, where the policy would rather refuse than shorten.
-fn output_max(call: &Call<'_>, max: MaxTokens) -> Result<u64, Refusal> {
+/// Whether the call may be shortened to what the policy allows, where it asks for more.
+fn check_output(call: &Call<'_>, max: MaxTokens) -> Result<(), Refusal> {
     let over = call.output_limit.tokens().is_some_and(|tokens| tokens > max.limit);
     if over && max.over == Over::Refuse {
         return Err(denied(format!("the policy allows at most {} output tokens; ask for fewer", max.limit)));
     }
-    if max.limit == 0 {
-        return Err(denied("the policy allows no output tokens".to_owned()));
-    }
-    Ok(max.limit)
+    if max.limit == 0 { Err(denied("the policy allows no output tokens".to_owned())) } else { Ok(()) }
 }
 
 /// What is asked of a request, beside who asks and whom.

@@ -31,6 +31,7 @@ use tollgate_types::{Call, EndUserId, PicoSum, Refusal, RequestId, Surface};
 use crate::app::App;
 use crate::attempts::{self, Answered, Question};
 use crate::config::Route;
+use crate::decisions::Judgement;
 use crate::http::body::{self, Body};
 use crate::http::wire;
 use crate::http::{headers, routes};
@@ -117,9 +118,16 @@ pub async fn fulfil(asked: Asked, claim: Option<Claim>) -> Result<Response<Body>
     let route = app.route(&wire.call.route)?;
 
     // Whether the tenant's law lets it, and in what shape.
-    let now = app.clock().now();
     let judged = app.admission.judge(&principal, &wire.call, &route.target, end_user);
-    app.decisions.note(id, now, &principal, end_user, Facts::of(&wire.call), &route, judged.as_ref().err());
+    app.decisions.note(Judgement {
+        id,
+        at: app.clock().now(),
+        principal: Arc::clone(&principal),
+        end_user,
+        facts: Facts::of(&wire.call),
+        route: Arc::clone(&route),
+        refusal: judged.as_ref().err().cloned(),
+    });
     let judged = judged?;
     check_kept(judged.obligations(), claim.is_some())?;
     let redacted = redacted(&judged, &body)?;
@@ -296,14 +304,14 @@ async fn reply_whole(mut under_way: Underway, permit: AppPermit, whole: Bytes) -
     durable.map_err(|_| Refusal::LedgerUnavailable)?;
     let mut response = routes::json(whole);
     let headers = response.headers_mut();
-    headers::admitted(headers, &under_way.route.target.model, under_way.judged.fingerprint, rate);
+    headers::admitted(headers, &under_way.route.target.model, under_way.judged.fingerprint(), rate);
     headers::settled(headers, amounts, under_way.remaining());
     Ok(response)
 }
 
 fn stream(under_way: Underway, permit: AppPermit, answer: Answer, call: &Call<'_>) -> Response<Body> {
     let target = &under_way.route.target;
-    let (model, policy, rate) = (Arc::clone(&target.model), under_way.judged.fingerprint, permit.rate());
+    let (model, policy, rate) = (Arc::clone(&target.model), under_way.judged.fingerprint(), permit.rate());
     let granted = Granted {
         tokens_per_choice: permit.granted.output_tokens,
         choices: call.choices,

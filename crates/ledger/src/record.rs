@@ -191,7 +191,8 @@ impl Record {
 // === impl Draft ===
 
 impl Draft {
-    pub(crate) fn into_reserved(self, at: Timestamp, offset: UtcOffset, hold: Amounts) -> Reserved {
+    /// What the draft becomes when it is held.
+    pub fn into_reserved(self, at: Timestamp, offset: UtcOffset, hold: Amounts) -> Reserved {
         let Self {
             id,
             deadline,

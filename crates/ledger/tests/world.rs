@@ -10,7 +10,7 @@ use tollgate_ledger::books::{Headroom, ReserveError};
 use tollgate_ledger::record::{Reason, Standing};
 use tollgate_ledger::{
     Adjusted, Amounts, Books, BudgetState, CapSet, Draft, Extended, Ledger, MemoryLog, Posted, Record, Rejected,
-    Reservation, Reserved, Settlement, Voided,
+    Reservation, Settlement, Voided,
 };
 use tollgate_types::directory::{ApiKey, Change, Directory, Plan, Project, Tenant};
 use tollgate_types::money::PICO_PER_USD;
@@ -178,36 +178,7 @@ pub fn reserved_by(who: &Who, number: u128, at: Timestamp, hold: Amounts) -> Rec
 
 pub fn reserved_as(spender: Spender, offset: UtcOffset, number: u128, at: Timestamp, hold: Amounts) -> Record {
     let draft = Draft { spender, ..Who::acme().draft(id(number)) };
-    let Draft {
-        id,
-        deadline,
-        spender,
-        route,
-        provider,
-        model,
-        stream,
-        price_version,
-        idempotency,
-        attribution,
-        policy,
-        ..
-    } = draft;
-    Record::Reserved(Box::new(Reserved {
-        id,
-        at,
-        deadline,
-        spender,
-        offset,
-        hold,
-        route,
-        provider,
-        model,
-        stream,
-        price_version,
-        idempotency,
-        attribution,
-        policy,
-    }))
+    Record::Reserved(Box::new(draft.into_reserved(at, offset, hold)))
 }
 
 pub fn posted(number: u128, at: Timestamp, amounts: Amounts) -> Record {

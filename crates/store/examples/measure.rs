@@ -132,22 +132,9 @@ fn crowd(writers: usize, during: Duration, work: impl Fn(u64) -> Result<()> + Sy
 }
 
 fn sample(spender: &Spender, number: u64) -> Record {
-    Record::Reserved(Box::new(tollgate_ledger::Reserved {
-        id: RequestId(u128::from(number) << 64),
-        at: Timestamp(1_796_000_000_000_000),
-        deadline: Timestamp(1_796_000_600_000_000),
-        spender: spender.clone(),
-        offset: Zone::UTC.offset(Timestamp(0)),
-        hold: amounts(),
-        route: "gpt-4o-mini".into(),
-        provider: "openai".into(),
-        model: "gpt-4o-mini".into(),
-        stream: false,
-        price_version: "2026-11".into(),
-        idempotency: None,
-        attribution: None,
-        policy: None,
-    }))
+    let (at, deadline) = (Timestamp(1_796_000_000_000_000), Timestamp(1_796_000_600_000_000));
+    let draft = Draft { deadline, ..draft(spender, RequestId(u128::from(number) << 64)) };
+    Record::Reserved(Box::new(draft.into_reserved(at, Zone::UTC.offset(Timestamp(0)), amounts())))
 }
 
 fn end_of(number: u64) -> Record {
@@ -237,22 +224,26 @@ fn settlement() -> Settlement {
     Settlement { usage, amounts: amounts(), confidence: Confidence::Measured, outcome: Outcome::Completed }
 }
 
+fn draft(spender: &Spender, id: RequestId) -> Draft {
+    Draft {
+        id,
+        deadline: Timestamp(i64::MAX),
+        spender: spender.clone(),
+        zone: Zone::UTC,
+        route: "gpt-4o-mini".into(),
+        provider: "openai".into(),
+        model: "gpt-4o-mini".into(),
+        stream: false,
+        price_version: "2026-11".into(),
+        idempotency: None,
+        attribution: None,
+        policy: None,
+    }
+}
+
 fn reserve(books: &Arc<Books<JournalWriter>>, spender: &Spender, number: u64) -> Result<Reservation<JournalWriter>> {
     loop {
-        let draft = Draft {
-            id: RequestId::new(books.clock().now(), u128::from(number)),
-            deadline: Timestamp(i64::MAX),
-            spender: spender.clone(),
-            zone: Zone::UTC,
-            route: "gpt-4o-mini".into(),
-            provider: "openai".into(),
-            model: "gpt-4o-mini".into(),
-            stream: false,
-            price_version: "2026-11".into(),
-            idempotency: None,
-            attribution: None,
-            policy: None,
-        };
+        let draft = draft(spender, RequestId::new(books.clock().now(), u128::from(number)));
         match books.reserve(draft, |_| (amounts(), ())) {
             Ok((reservation, ())) => return Ok(reservation),
             // The disk is behind: it is what is measured.

@@ -90,7 +90,7 @@ pub fn verify(dir: &Path, mut progress: impl FnMut(u64, usize)) -> Result<Report
         segments: segments.len(),
         snapshots: snapshots.len(),
         adjusted: reading.adjusted.len(),
-        totals_chain: reading.totals_chain.iter().map(|byte| format!("{byte:02x}")).collect(),
+        totals_chain: tollgate_types::hex(&reading.totals_chain),
         drift: PicoSum(reading.drift + audit.drift.0),
         view_position: reading.view.as_ref().map(|(position, _)| *position),
         disagreements: reading.disagreements,

@@ -370,6 +370,11 @@ impl Directory {
         plans.chain(tenants).chain(projects).chain(keys).chain(self.limits.iter().map(set)).chain(policies)
     }
 
+    /// The bundles that are in force, by their digests; one that is for several layers as often.
+    pub fn policies_in_force(&self) -> impl Iterator<Item = [u8; 32]> + '_ {
+        self.policies.keys().filter_map(|scope| self.policy(scope))
+    }
+
     /// The bundle that is in force for a layer, by its digest.
     pub fn policy(&self, scope: &Scope) -> Option<[u8; 32]> {
         self.policies.get(scope)?.last()?.sha256

@@ -18,7 +18,7 @@ pub mod zone;
 
 pub use call::{Call, OutputLimit, Surface};
 pub use clock::Clock;
-pub use ids::{EndUserId, KeyId, PlanId, ProjectId, RequestId, TenantId};
+pub use ids::{EndUserId, KeyId, PlanId, ProjectId, RequestId, TenantId, hex};
 pub use money::{PicoSum, PicoUsd};
 pub use month::Month;
 pub use refusal::Refusal;

@@ -70,7 +70,7 @@ impl PriceBook {
 
     /// [`PriceBook::sha256`] in hex.
     pub fn fingerprint(&self) -> String {
-        self.sha256.iter().map(|byte| format!("{byte:02x}")).collect()
+        tollgate_types::hex(&self.sha256)
     }
 
     /// In the order of the book.

@@ -104,8 +104,7 @@ pub fn verify(jws: &str, keys: &PublicKeys) -> Result<Verified, JwsError> {
 
 /// The name of a public key, made from the key: none bears another's by mistake.
 pub fn key_id(public_key: &[u8]) -> String {
-    let hash = digest(&SHA256, public_key);
-    let mut digits: String = hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut digits = tollgate_types::hex(digest(&SHA256, public_key).as_ref());
     digits.truncate(KEY_ID_DIGITS);
     digits
 }

@@ -254,15 +254,15 @@ async fn waiting_exactly_as_long_as_a_rate_refusal_says_is_enough_and_less_is_no
 
 #[tokio::test]
 async fn parallel_requests_beyond_the_limit_are_told_to_come_again_and_then_served() {
-    // Slow enough that both are still at it, however slow the machine is.
-    let sim = Options { speed: Speed::Paced(5.0), ..simulator() };
-    let world = World::of(Setup { sim, ..Setup::default() }).await;
+    // Streams that begin and do not end: both are still at it, however slow the machine is.
+    let begun = "data: {\"choices\":[{\"delta\":{\"content\":\"x\"}}]}\n\n";
+    let provider = Scripted::start(Reply { falls_silent: true, ..Reply::stream(begun, begun.len()) }).await;
+    let world = World::of(Setup { more: provider.sections(), ..Setup::default() }).await;
     let (_, key) = world.new_key(json!({"tenant": "demo", "parallel_requests": 2})).await;
-    let open = async |key: &str| {
-        world.http.open(Method::POST, CHAT, &bearer(key), ask_stream("gpt-4o-mini").to_string()).await
-    };
+    let open =
+        async |key: &str| world.http.open(Method::POST, CHAT, &bearer(key), ask_stream("gpt-4.1").to_string()).await;
     let (first, second) = (open(&key).await, open(&key).await);
-    let refused = world.http.chat(&key, ask("gpt-4o-mini")).await;
+    let refused = world.http.chat(&key, ask("gpt-4.1")).await;
     check(&refused, 429, "rate_limited", "parallel requests of this key are limited to 2");
     assert_eq!((refused.header("retry-after"), refused.header("retry-after-ms")), (Some("1"), Some("1000")));
     assert_eq!(refused.header("x-should-retry"), Some("true"));

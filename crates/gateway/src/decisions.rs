@@ -25,36 +25,18 @@ pub struct Judgement {
     pub id: RequestId,
     pub at: Timestamp,
     pub principal: Arc<Principal>,
-    end_user: Option<EndUserId>,
-    facts: Facts,
+    pub end_user: Option<EndUserId>,
+    pub facts: Facts,
     pub route: Arc<Route>,
-    /// Why it was refused.
-    pub denied: Option<Arc<str>>,
-    /// Whose bundle refused it.
-    pub layer: Option<&'static str>,
+    /// The policy's. Whatever comes later is none of it.
+    pub refusal: Option<Refusal>,
 }
 
 // === impl Decisions ===
 
 impl Decisions {
-    /// Notes what was said of a request. `refusal` is the policy's; whatever comes later is none of it.
-    #[expect(clippy::too_many_arguments, reason = "all of it is one request, and nothing of it is to be allocated")]
-    pub fn note(
-        &self,
-        id: RequestId,
-        at: Timestamp,
-        principal: &Arc<Principal>,
-        end_user: Option<EndUserId>,
-        facts: Facts,
-        route: &Arc<Route>,
-        refusal: Option<&Refusal>,
-    ) {
-        let (denied, layer) = match refusal {
-            Some(Refusal::PolicyDenied { reason, layer }) => (Some(reason.as_str().into()), *layer),
-            _ => (None, None),
-        };
-        let (principal, route) = (Arc::clone(principal), Arc::clone(route));
-        let judgement = Judgement { id, at, principal, end_user, facts, route, denied, layer };
+    /// Notes what was said of a request.
+    pub fn note(&self, judgement: Judgement) {
         let mut last = self.lock();
         // What is dropped is dropped after the lock.
         let forgotten = if last.len() >= KEPT { last.pop_front() } else { None };

@@ -12,6 +12,7 @@ use tollgate_policy::trial::{Outcome, Trial};
 use tollgate_policy::{Bundle, Law, archive};
 use tollgate_store::store::Layout;
 use tollgate_types::directory::Directory;
+use tollgate_types::hex;
 
 /// A bundle from outside: signed, if a key is configured; compiled; and its own tests, if it has any, pass. The error is for
 /// whoever sent it.
@@ -39,15 +40,14 @@ pub fn kept(dir: &Path, digest: &[u8; 32]) -> Result<Law, String> {
     if self::digest(&bytes) != *digest {
         return Err(wrong(&"it is not what was pushed; put it back from a backup, or push the policy again"));
     }
-    let files = archive::unpack(&bytes).map_err(|error| wrong(&error))?;
-    let bundle = Bundle::from_files(&files).map_err(|error| wrong(&error))?;
+    let bundle = Bundle::from_archive(&bytes).map_err(|error| wrong(&error))?;
     Law::compile(&bundle).map_err(|error| wrong(&error))
 }
 
 /// All bundles that are in force, from the store's files.
 pub fn all(directory: &Directory, dir: &Path) -> Result<Laws, String> {
     let mut laws = Laws::new();
-    for digest in directory.policies.keys().filter_map(|scope| directory.policy(scope)) {
+    for digest in directory.policies_in_force() {
         if let Entry::Vacant(place) = laws.entry(digest) {
             place.insert(Arc::new(kept(dir, &digest)?));
         }
@@ -61,7 +61,7 @@ pub fn in_force(directory: &Directory, before: &Laws, new: Option<([u8; 32], Law
     if let Some((digest, law)) = new {
         known.entry(digest).or_insert_with(|| Arc::new(law));
     }
-    let wanted = directory.policies.keys().filter_map(|scope| directory.policy(scope));
+    let wanted = directory.policies_in_force();
     Arc::new(wanted.filter_map(|digest| Some((digest, Arc::clone(known.get(&digest)?)))).collect())
 }
 
@@ -73,8 +73,4 @@ pub fn digest(bytes: &[u8]) -> [u8; 32] {
     let mut digest = [0; 32];
     digest.copy_from_slice(ring::digest::digest(&SHA256, bytes).as_ref());
     digest
-}
-
-pub fn hex(digest: &[u8; 32]) -> String {
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }

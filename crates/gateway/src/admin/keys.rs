@@ -9,7 +9,7 @@ use http::header::{CACHE_CONTROL, HeaderName};
 use ring::rand::{SecureRandom, SystemRandom};
 use tollgate_client::{CreatedKey, Key, KeyScope, List, NewKey};
 use tollgate_types::directory::{ApiKey, Change, KeyScopes};
-use tollgate_types::{KeyId, ProjectId, TenantId, Timestamp};
+use tollgate_types::{KeyId, ProjectId, TenantId, Timestamp, hex};
 
 use super::durable::change;
 use super::extract::{Asked, Body, Id, id, limits, optional_id, optional_time};
@@ -108,7 +108,7 @@ fn random_hex<const N: usize>() -> Result<String, Refused> {
     let mut bytes = [0; N];
     let filled = SystemRandom::new().fill(&mut bytes);
     filled.map_err(|error| Refused::internal("the system gives no randomness", &error))?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex(&bytes))
 }
 
 fn shown(app: &App, key: &ApiKey) -> Key {

@@ -9,13 +9,13 @@ use axum::response::IntoResponse;
 use bytes::Bytes;
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard};
 use tollgate_admission::Principal;
 use tollgate_client::{DecisionQuery, List, Policy, PolicyDecision, PolicyOf, Whose};
 use tollgate_policy::Law;
 use tollgate_store::store::prepare;
 use tollgate_types::directory::{Change, Directory, PolicySet};
-use tollgate_types::{Scope, Timestamp};
+use tollgate_types::{Refusal, Scope, Timestamp, hex};
 
 use super::budgets::{named, scope};
 use super::durable::aside;
@@ -44,7 +44,7 @@ pub async fn list(State(app): State<Arc<App>>) -> Json<List<Policy>> {
 
 /// Put a policy bundle into force
 #[utoipa::path(put, path = "/admin/v1/policies", operation_id = "push_policy", tag = "policies", params(PolicyOf),
-    request_body(content = Vec<u8>, content_type = "application/gzip", description = "A bundle, as `opa build` or `tollgate policy pack` writes it, see docs/policy.md"),
+    request_body(content = Vec<u8>, content_type = "application/gzip", description = "A bundle, as `opa build` writes it, see docs/policy.md"),
     responses((status = 201, description = "In force", body = Policy), Refusals))]
 pub async fn push(
     State(app): State<Arc<App>>,
@@ -56,12 +56,12 @@ pub async fn push(
     let made = aside(move || laws::tested(&bytes, key.as_ref())).await?;
     let law = made.map_err(|problem| Refused::invalid(problem, None))?;
     let digest = laws::digest(&archive);
-    let _one_at_a_time = PUSHING.lock().await;
+    let one_at_a_time = PUSHING.lock().await;
     // Named by what it is: if it is never used, it does no harm.
     let file = laws::file(&app.dir, &digest);
     let not_kept = |error| Refused::internal("the policy cannot be kept", &error);
     aside(move || prepare(&file, &archive).and_then(|prepared| prepared.confirm())).await?.map_err(not_kept)?;
-    let policy = set(&app, scope, Some((digest, law))).await?;
+    let policy = set(&app, one_at_a_time, scope, Some((digest, law))).await?;
     policy.map(|policy| (StatusCode::CREATED, Json(policy))).ok_or_else(gone)
 }
 
@@ -70,14 +70,14 @@ pub async fn push(
     responses((status = 200, description = "In force again", body = Policy), Refusals))]
 pub async fn roll_back(State(app): State<Arc<App>>, Asked(of): Asked<PolicyOf>) -> Result<Json<Policy>, Refused> {
     let scope = scope(&app, &whose(of))?;
-    let _one_at_a_time = PUSHING.lock().await;
+    let one_at_a_time = PUSHING.lock().await;
     let before = app.books.with_directory(|directory| earlier(directory, &scope).last().copied());
     let digest = before.ok_or_else(|| Refused::not_found("there is no bundle before this one"))?;
     let dir = app.dir.clone();
     // It was verified and tested when it was pushed.
     let law = aside(move || laws::kept(&dir, &digest)).await?;
     let law = law.map_err(|problem| Refused::internal("the bundle before this one cannot be read", &problem))?;
-    set(&app, scope, Some((digest, law))).await?.map(Json).ok_or_else(gone)
+    set(&app, one_at_a_time, scope, Some((digest, law))).await?.map(Json).ok_or_else(gone)
 }
 
 /// Take the say of the platform, a plan or a tenant away
@@ -85,11 +85,11 @@ pub async fn roll_back(State(app): State<Arc<App>>, Asked(of): Asked<PolicyOf>) 
     responses((status = 204, description = "Removed"), Refusals))]
 pub async fn remove(State(app): State<Arc<App>>, Asked(of): Asked<PolicyOf>) -> Result<StatusCode, Refused> {
     let scope = scope(&app, &whose(of))?;
-    let _one_at_a_time = PUSHING.lock().await;
+    let one_at_a_time = PUSHING.lock().await;
     if app.books.with_directory(|directory| directory.policy(&scope)).is_none() {
         return Err(Refused::not_found("there is no such policy"));
     }
-    set(&app, scope, None).await?;
+    set(&app, one_at_a_time, scope, None).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -129,25 +129,38 @@ pub async fn decisions(
 }
 
 fn said(one: &Judgement) -> PolicyDecision {
+    let (reason, layer) = match &one.refusal {
+        Some(Refusal::PolicyDenied { reason, layer }) => (Some(reason.clone()), *layer),
+        _ => (None, None),
+    };
     PolicyDecision {
         request_id: one.id.to_string(),
         at: one.at.to_string(),
         tenant: one.principal.tenant.to_string(),
         plan: one.principal.plan.id.to_string(),
-        allowed: one.denied.is_none(),
-        layer: one.layer.map(str::to_owned),
-        reason: one.denied.as_deref().map(str::to_owned),
+        allowed: reason.is_none(),
+        layer: layer.map(str::to_owned),
+        reason,
         input: one.input(),
     }
 }
 
 /// Notes which bundle is in force, and once that is durable, judges by it.
-async fn set(app: &Arc<App>, scope: Scope, to: Option<([u8; 32], Law)>) -> Result<Option<Policy>, Refused> {
+async fn set(
+    app: &Arc<App>,
+    one_at_a_time: MutexGuard<'static, ()>,
+    scope: Scope,
+    to: Option<([u8; 32], Law)>,
+) -> Result<Option<Policy>, Refused> {
     let sha256 = to.as_ref().map(|(digest, _)| *digest);
     let change = Change::PolicySet { scope: scope.clone(), sha256, at: app.clock().now() };
-    // Whoever sent it may leave meanwhile: what is noted is put in force all the same.
+    // Whoever sent it may leave meanwhile: what is noted is put in force all the same, and the next one waits for that.
     let app = Arc::clone(app);
-    let setting = tokio::spawn(noted_and_published(app, scope, to, change));
+    let setting = tokio::spawn(async move {
+        let set = noted_and_published(app, scope, to, change).await;
+        drop(one_at_a_time);
+        set
+    });
     setting.await.map_err(|error| Refused::internal("the work broke off", &error))?
 }
 
@@ -199,15 +212,14 @@ fn shown(app: &App, directory: &Directory, scope: &Scope) -> Option<Policy> {
     let at = directory.policies.get(scope)?.last().map_or(Timestamp(0), |set| set.at);
     let law = app.admission.laws().get(&digest).cloned();
     let (kind, Whose { tenant, plan, .. }) = named(scope);
-    let field = |field: &tollgate_policy::question::Field| format!("input.{}", field.path.join("."));
     Some(Policy {
         layer: kind.name().to_owned(),
         tenant,
         plan,
         revision: law.as_ref().map(|law| law.revision.clone()).unwrap_or_default(),
-        sha256: laws::hex(&digest),
+        sha256: hex(&digest),
         fingerprint: law.as_ref().map(|law| law.fingerprint.to_string()).unwrap_or_default(),
-        reads: law.map(|law| law.fields.iter().map(field).collect()).unwrap_or_default(),
+        reads: law.map(|law| law.fields.iter().map(ToString::to_string).collect()).unwrap_or_default(),
         set_at: at.to_string(),
         earlier: earlier(directory, scope).len() as u64,
     })

@@ -125,7 +125,7 @@ impl PolicyArgs {
             Action::Eval { bundle, inputs } => eval(&bundle, &inputs),
             Action::Push { bundle, of } => {
                 let archive = match bundle.is_dir() {
-                    true => archive::pack(&files(&bundle)?).map_err(|error| Failure::Failed(error.to_string()))?,
+                    true => archive::pack(&files(&bundle)?).map_err(failed)?,
                     false => read(&bundle)?,
                 };
                 let policy = self.connection.client()?.push_policy(&of.asked(), archive).await?;
@@ -141,7 +141,7 @@ impl PolicyArgs {
                     (None, input) => (input.as_ref().map(text).transpose()?.unwrap_or_default(), None),
                 };
                 let bundle = match (&bundle, &of) {
-                    (Some(path), _) => bundle_at(path).map_err(Failure::Failed)?,
+                    (Some(path), _) => bundle_at(path)?,
                     (None, Some(of)) => nearest(&self.connection.client()?, of).await?,
                     (None, None) => return Err(Failure::Arguments("name a bundle".to_owned())),
                 };
@@ -150,9 +150,9 @@ impl PolicyArgs {
             Action::Diff { bundle, of, last } => {
                 let client = self.connection.client()?;
                 let of = of.asked();
-                let new = law_of(&bundle_at(&bundle).map_err(Failure::Failed)?)?;
+                let new = law_of(&bundle_at(&bundle)?)?;
                 let old = match client.policy_bundle(&of).await {
-                    Ok(archive) => Some(law_of(&unpacked(&archive)?)?),
+                    Ok(archive) => Some(law_of(&Bundle::from_archive(&archive).map_err(failed)?)?),
                     Err(ClientError::Refused { status: 404, .. }) => None,
                     Err(error) => return Err(error.into()),
                 };
@@ -187,12 +187,11 @@ impl OfArgs {
 }
 
 fn check(path: &Path) -> Result<Answer, Failure> {
-    let law = bundle_at(path).and_then(|bundle| Law::compile(&bundle).map_err(|error| error.to_string()));
-    let law = match law {
+    let law = match bundle_at(path).and_then(|bundle| law_of(&bundle)) {
         Ok(law) => law,
-        Err(problem) => return Ok(Answer::new(problem.clone(), &json!({ "problem": problem })).passed_if(false)),
+        Err(failure) => return Ok(problem(&failure)),
     };
-    let reads: Vec<String> = law.fields.iter().map(|field| format!("input.{}", field.path.join("."))).collect();
+    let reads: Vec<String> = law.fields.iter().map(ToString::to_string).collect();
     let fingerprint = law.fingerprint.to_string();
     let memory = if law.fields.reads_time() { "asked each time, since it reads the clock" } else { "remembered" };
     let text = format!(
@@ -203,15 +202,20 @@ fn check(path: &Path) -> Result<Answer, Failure> {
     Ok(Answer::new(text, &json!({ "revision": law.revision, "fingerprint": fingerprint, "reads": reads })))
 }
 
+/// A check that found something, not a command that failed.
+fn problem(failure: &Failure) -> Answer {
+    Answer::new(failure.to_string(), &json!({ "problem": failure.to_string() })).passed_if(false)
+}
+
 fn test(path: &Path, coverage_min: f64, with_mutants: bool) -> Result<Answer, Failure> {
     let tried = bundle_at(path).and_then(|bundle| {
-        Law::compile(&bundle).map_err(|error| error.to_string())?;
+        law_of(&bundle)?;
         let mutants = if with_mutants { mutate::mutants(&bundle) } else { Ok(Vec::new()) };
-        Ok((Trial::of(&bundle).map_err(|error| error.to_string())?, mutants.map_err(|error| error.to_string())?))
+        Ok((Trial::of(&bundle).map_err(failed)?, mutants.map_err(failed)?))
     });
     let (trial, mutants) = match tried {
         Ok(tried) => tried,
-        Err(problem) => return Ok(Answer::new(problem.clone(), &json!({ "problem": problem })).passed_if(false)),
+        Err(failure) => return Ok(problem(&failure)),
     };
     let outcome = |outcome: &Outcome| match outcome {
         Outcome::Passed => "ok".to_owned(),
@@ -265,7 +269,7 @@ async fn nearest(client: &AdminClient, of: &PolicyDecision) -> Result<Bundle, Fa
             continue;
         }
         match client.policy_bundle(&layer).await {
-            Ok(archive) => return unpacked(&archive),
+            Ok(archive) => return Bundle::from_archive(&archive).map_err(failed),
             Err(ClientError::Refused { status: 404, .. }) => {}
             Err(error) => return Err(error.into()),
         }
@@ -273,20 +277,15 @@ async fn nearest(client: &AdminClient, of: &PolicyDecision) -> Result<Bundle, Fa
     Err(Failure::Failed("no policy is in force for this request; name one with --bundle".to_owned()))
 }
 
-fn unpacked(archive: &[u8]) -> Result<Bundle, Failure> {
-    let files = archive::unpack(archive).map_err(|error| Failure::Failed(error.to_string()))?;
-    Bundle::from_files(&files).map_err(|error| Failure::Failed(error.to_string()))
-}
-
 fn law_of(bundle: &Bundle) -> Result<Law, Failure> {
-    Law::compile(bundle).map_err(|error| Failure::Failed(error.to_string()))
+    Law::compile(bundle).map_err(failed)
 }
 
 fn eval(bundle: &Path, inputs: &Path) -> Result<Answer, Failure> {
-    let law = law_of(&bundle_at(bundle).map_err(Failure::Failed)?)?;
+    let law = law_of(&bundle_at(bundle)?)?;
     let inputs = read(inputs)?;
     let said = |line: &str| -> Result<serde_json::Value, Failure> {
-        let input = law::Input::from_json(line).map_err(Failure::Failed)?;
+        let input = law::input(line).map_err(Failure::Failed)?;
         Ok(match law.decide_input(input) {
             Ok(Verdict::Allowed(obligations)) => json!({ "allowed": true, "obligations": obligations }),
             Ok(Verdict::Denied(reasons)) => json!({ "allowed": false, "deny": reasons }),
@@ -300,9 +299,8 @@ fn eval(bundle: &Path, inputs: &Path) -> Result<Answer, Failure> {
 }
 
 fn explain(bundle: &Bundle, input: &str, of: Option<&PolicyDecision>) -> Result<Answer, Failure> {
-    let failed = |error: &dyn std::fmt::Display| Failure::Failed(error.to_string());
-    let value = law::Input::from_json(input).map_err(|error| failed(&error))?;
-    let explanation = Explanation::of(bundle, &value).map_err(|error| failed(&error))?;
+    let value = law::input(input).map_err(Failure::Failed)?;
+    let explanation = Explanation::of(bundle, &value).map_err(failed)?;
     let decided = match of {
         Some(PolicyDecision { allowed: true, .. }) => "it passed\n".to_owned(),
         Some(PolicyDecision { reason: Some(reason), .. }) => format!("refused: {reason}\n"),
@@ -322,8 +320,7 @@ fn diff(old: Option<&Law>, new: &Law, decisions: &[PolicyDecision]) -> Result<An
     let mut changes = Vec::new();
     for decision in decisions {
         let said = |law: &Law| -> Result<String, Failure> {
-            let input = law::Input::from_json(&decision.input.to_string())
-                .map_err(|error| Failure::Failed(error.to_string()))?;
+            let input = law::input(&decision.input.to_string()).map_err(Failure::Failed)?;
             Ok(match law.decide_input(input) {
                 Ok(Verdict::Allowed(obligations)) if obligations == Obligations::default() => "passes".to_owned(),
                 Ok(Verdict::Allowed(obligations)) => format!("passes with {}", json!(obligations)),
@@ -350,15 +347,15 @@ fn diff(old: Option<&Law>, new: &Law, decisions: &[PolicyDecision]) -> Result<An
     Ok(Answer::new(text, &json!({ "decisions": looked_at, "changed": changed, "changes": changes })))
 }
 
-fn bundle_at(path: &Path) -> Result<Bundle, String> {
-    let files = match path.is_dir() {
-        true => files(path).map_err(|failure| failure.to_string())?,
-        false => {
-            let bytes = read(path).map_err(|failure| failure.to_string())?;
-            archive::unpack(&bytes).map_err(|error| error.to_string())?
-        }
-    };
-    Bundle::from_files(&files).map_err(|error| error.to_string())
+fn bundle_at(path: &Path) -> Result<Bundle, Failure> {
+    match path.is_dir() {
+        true => Bundle::from_files(&files(path)?).map_err(failed),
+        false => Bundle::from_archive(&read(path)?).map_err(failed),
+    }
+}
+
+fn failed(error: impl std::fmt::Display) -> Failure {
+    Failure::Failed(error.to_string())
 }
 
 /// What lies in a folder and all below it, but for what is hidden there: of that, a bundle has its manifest and signatures.
@@ -366,7 +363,7 @@ fn files(dir: &Path) -> Result<Vec<File>, Failure> {
     let mut files = Vec::new();
     let mut folders = vec![dir.to_path_buf()];
     while let Some(folder) = folders.pop() {
-        let unreadable = |error: std::io::Error| Failure::Failed(format!("{}: {error}", folder.display()));
+        let unreadable = |error: std::io::Error| failed(format!("{}: {error}", folder.display()));
         for entry in std::fs::read_dir(&folder).map_err(unreadable)? {
             let entry = entry.map_err(unreadable)?;
             let (path, kind) = (entry.path(), entry.file_type().map_err(unreadable)?);
@@ -378,10 +375,10 @@ fn files(dir: &Path) -> Result<Vec<File>, Failure> {
                 folders.push(path);
                 continue;
             }
-            let inside = path.strip_prefix(dir).map_err(|error| Failure::Failed(error.to_string()))?;
+            let inside = path.strip_prefix(dir).map_err(failed)?;
             let inside = inside.to_str().ok_or_else(|| Failure::Failed(format!("{}: not UTF-8", path.display())))?;
             files.push(File { path: inside.to_owned(), bytes: read(&path)? });
-            bundle::check_size(&files).map_err(|error| Failure::Failed(error.to_string()))?;
+            bundle::check_size(&files).map_err(failed)?;
         }
     }
     Ok(files)
@@ -389,7 +386,7 @@ fn files(dir: &Path) -> Result<Vec<File>, Failure> {
 
 /// A file that is no larger than a bundle may be.
 fn read(path: &Path) -> Result<Vec<u8>, Failure> {
-    let unreadable = |error: std::io::Error| Failure::Failed(format!("{}: {error}", path.display()));
+    let unreadable = |error: std::io::Error| failed(format!("{}: {error}", path.display()));
     let bytes = std::fs::metadata(path).map_err(unreadable)?.len();
     if bytes > bundle::BYTES_MAX as u64 {
         return Err(Failure::Failed(format!("{}: {}", path.display(), tollgate_policy::BundleError::TooLarge)));

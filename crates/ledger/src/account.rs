@@ -29,12 +29,16 @@ pub struct Sums {
 }
 
 /// One period of one window. Each period has an account of its own, so there is no reset that could go wrong.
+///
+/// 32 bytes: a tenant has a dozen of them, and there may be a hundred thousand tenants.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "KeptAccount", into = "KeptAccount")]
 struct Account {
     window: Window,
     period: Period,
-    posted: Columns,
-    /// Mostly nothing, in a hundred thousand tenants that are silent at this moment: so it has a place of its own.
+    /// Of the cost and the charge that are posted, the lower 64 bits: all of it, up to 18 million USD.
+    posted: [u64; 2],
+    /// Mostly nothing, in tenants that are silent at this moment: so it has a place of its own.
     unsettled: Option<Box<Unsettled>>,
 }
 
@@ -47,6 +51,18 @@ struct Unsettled {
     open: u32,
     /// When, for the first time, a request was taken in that the calendar puts into an earlier period.
     set_back: Option<Timestamp>,
+    /// The upper 64 bits of what is posted.
+    #[serde(skip)]
+    posted_above: [i64; 2],
+}
+
+/// An account as snapshots have it.
+#[derive(Serialize, Deserialize)]
+struct KeptAccount {
+    window: Window,
+    period: Period,
+    posted: Columns,
+    unsettled: Option<Unsettled>,
 }
 
 /// What is posted for one request, and how much of it is a bound.
@@ -71,9 +87,9 @@ pub struct Cap {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ScopeAccounts {
     /// In the order of windows, then bases.
-    caps: Vec<Cap>,
+    caps: Box<[Cap]>,
     /// In no order; few.
-    accounts: Vec<Account>,
+    accounts: Box<[Account]>,
 }
 
 // === impl Amounts ===
@@ -162,7 +178,7 @@ impl Sums {
 
 impl Account {
     fn new(window: Window, period: Period) -> Self {
-        Self { window, period, posted: Columns::default(), unsettled: None }
+        Self { window, period, posted: [0; 2], unsettled: None }
     }
 
     fn is(&self, window: Window, period: Period) -> bool {
@@ -171,13 +187,19 @@ impl Account {
 
     fn sums(&self) -> Sums {
         let Unsettled { bounded, pending, indeterminate, .. } = self.unsettled.as_deref().copied().unwrap_or_default();
-        Sums { posted: self.posted, bounded, pending, indeterminate }
+        Sums { posted: self.posted(), bounded, pending, indeterminate }
+    }
+
+    fn posted(&self) -> Columns {
+        let [cost, charge] = self.unsettled.as_ref().map_or([0; 2], |unsettled| unsettled.posted_above);
+        let whole = |above: i64, below: u64| PicoSum(i128::from(above) << 64 | i128::from(below));
+        Columns { cost: whole(cost, self.posted[0]), charge: whole(charge, self.posted[1]) }
     }
 
     fn used(&self, basis: Basis) -> i128 {
         let unsettled = self.unsettled.as_deref();
         let open = unsettled.map_or(0, |open| open.pending.of(basis).0 + open.indeterminate.of(basis).0);
-        self.posted.of(basis).0 + open
+        self.posted().of(basis).0 + open
     }
 
     /// Whether nothing is under way in it.
@@ -188,16 +210,26 @@ impl Account {
     fn change(&mut self, change: impl FnOnce(&mut Sums)) {
         let mut sums = self.sums();
         change(&mut sums);
-        let Sums { posted, bounded, pending, indeterminate } = sums;
-        self.posted = posted;
+        self.set(sums);
+    }
+
+    fn set(&mut self, sums: Sums) {
+        let Sums { posted: Columns { cost, charge }, bounded, pending, indeterminate } = sums;
+        let halves = [cost, charge].map(|sum| {
+            let (above, below) = (sum.0 >> 64, sum.0 & i128::from(u64::MAX));
+            let above = i64::try_from(above).expect("the upper half of 128 bits is 64 bits");
+            (above, u64::try_from(below).expect("the lower half of 128 bits is 64 bits"))
+        });
+        let posted_above = halves.map(|(above, _)| above);
+        self.posted = halves.map(|(_, below)| below);
+        let rest = Unsettled { bounded, pending, indeterminate, posted_above, ..Unsettled::default() };
         match &mut self.unsettled {
             Some(unsettled) => {
-                (unsettled.bounded, unsettled.pending, unsettled.indeterminate) = (bounded, pending, indeterminate);
+                let Unsettled { open, set_back, .. } = **unsettled;
+                **unsettled = Unsettled { open, set_back, ..rest };
             }
-            None if sums == (Sums { posted, ..Sums::default() }) => {}
-            None => {
-                self.unsettled = Some(Box::new(Unsettled { bounded, pending, indeterminate, ..Unsettled::default() }));
-            }
+            None if rest == Unsettled::default() => {}
+            None => self.unsettled = Some(Box::new(rest)),
         }
     }
 
@@ -208,12 +240,26 @@ impl Account {
     }
 }
 
+impl From<Account> for KeptAccount {
+    fn from(account: Account) -> Self {
+        let (window, period, posted) = (account.window, account.period, account.posted());
+        let unsettled = account.unsettled.map(|unsettled| Unsettled { posted_above: [0; 2], ..*unsettled });
+        Self { window, period, posted, unsettled }
+    }
+}
+
+impl From<KeptAccount> for Account {
+    fn from(KeptAccount { window, period, posted, unsettled }: KeptAccount) -> Self {
+        let unsettled = unsettled.filter(|unsettled| *unsettled != Unsettled::default()).map(Box::new);
+        let mut account = Self { unsettled, ..Self::new(window, period) };
+        account.change(|sums| sums.posted = posted);
+        account
+    }
+}
+
 // === impl ScopeAccounts ===
 
 impl ScopeAccounts {
-    /// Of a scope that has neither spent nor a budget.
-    pub const NONE: Self = Self { caps: Vec::new(), accounts: Vec::new() };
-
     pub fn caps(&self) -> &[Cap] {
         &self.caps
     }
@@ -228,12 +274,13 @@ impl ScopeAccounts {
 
     /// Sets a cap, or takes it away if it neither refuses nor alerts.
     pub fn set_cap(&mut self, cap: Cap) {
-        self.caps.retain(|held| (held.window, held.basis) != (cap.window, cap.basis));
+        let mut caps = std::mem::take(&mut self.caps).into_vec();
+        caps.retain(|held| (held.window, held.basis) != (cap.window, cap.basis));
         if cap.cap.is_some() || !cap.alerts.is_empty() {
-            self.caps.reserve_exact(1);
-            self.caps.push(cap);
-            self.caps.sort_by_key(|cap| (cap.window, cap.basis));
+            caps.push(cap);
+            caps.sort_by_key(|cap| (cap.window, cap.basis));
         }
+        self.caps = caps.into();
     }
 
     /// The period of `window` that `at` falls into. Never one before a period that has begun: where a zone's date, or a
@@ -256,7 +303,7 @@ impl ScopeAccounts {
 
     /// What is posted in just this period; `None` where it is not counted here, or no more.
     pub fn posted_in(&self, window: Window, period: Period) -> Option<Columns> {
-        self.account(window, period).map(|account| account.posted)
+        self.account(window, period).map(Account::posted)
     }
 
     fn counted(&self, window: Window, at: Timestamp, offset: UtcOffset) -> impl Iterator<Item = &Account> {
@@ -335,16 +382,25 @@ impl ScopeAccounts {
             self.accounts[index] = Account::new(window, period);
             return index;
         }
-        self.accounts.reserve_exact(1);
-        self.accounts.push(Account::new(window, period));
-        self.accounts.len() - 1
+        self.change_list(|accounts| {
+            accounts.reserve_exact(1);
+            accounts.push(Account::new(window, period));
+            accounts.len() - 1
+        })
+    }
+
+    fn change_list<T>(&mut self, change: impl FnOnce(&mut Vec<Account>) -> T) -> T {
+        let mut accounts = std::mem::take(&mut self.accounts).into_vec();
+        let done = change(&mut accounts);
+        self.accounts = accounts.into();
+        done
     }
 
     /// Changes the account of a period that was entered, whatever the time is now. Gives back what was posted before.
     pub fn change(&mut self, window: Window, period: Period, change: impl FnOnce(&mut Sums)) -> Columns {
         let account = self.accounts.iter_mut().find(|account| account.is(window, period));
         let account = account.expect("an account is kept while a reservation is open in it");
-        let before = account.posted;
+        let before = account.posted();
         account.change(change);
         before
     }
@@ -354,13 +410,13 @@ impl ScopeAccounts {
         let index = self.accounts.iter().position(|account| account.is(window, period));
         let index = index.expect("an account is kept while a reservation is open in it");
         let account = &mut self.accounts[index];
-        let before = account.posted;
+        let before = account.posted();
         account.change(change);
         if let Some(unsettled) = &mut account.unsettled {
             unsettled.open -= 1;
         }
         if account.is_at_rest() && !self.still_counts(window, period) {
-            self.accounts.swap_remove(index);
+            self.change_list(|accounts| accounts.swap_remove(index));
         }
         before
     }
@@ -388,7 +444,7 @@ impl ScopeAccounts {
             true => account.is(window, by_calendar) && by_calendar >= window.first_counted(current),
             false => account.is(window, current) && (by_calendar >= current || account.was_set_back_by(held_at)),
         })?;
-        let before = account.posted;
+        let before = account.posted();
         account.change(|sums| {
             if is_always_counted {
                 sums.posted.take(was.amounts);
@@ -413,11 +469,13 @@ impl ScopeAccounts {
             .is_some_and(|sums| covers(sums.posted, posting.amounts) && covers(sums.bounded, posting.bounded))
     }
 
-    /// Gives back memory that only what is under way needs. Changes nothing that can be asked.
-    pub fn compact(&mut self) {
+    /// Gives back memory that only what is under way needs, and says whether something still is. Changes nothing that can be
+    /// asked.
+    pub fn compact(&mut self) -> bool {
         for account in &mut self.accounts {
-            account.unsettled.take_if(|open| **open == Unsettled::default());
+            account.unsettled.take_if(|unsettled| **unsettled == Unsettled::default());
         }
+        !self.accounts.iter().all(Account::is_at_rest)
     }
 
     /// Drops periods that ended before `at`, in which no budget, whether it is there already or yet to be set, can count
@@ -425,7 +483,9 @@ impl ScopeAccounts {
     pub fn forget_ended(&mut self, at: Timestamp, offset: UtcOffset) -> bool {
         let counts =
             |account: &Account| account.period >= account.window.first_counted(account.window.period(at, offset));
-        self.accounts.retain(|account| !account.is_at_rest() || counts(account));
+        if !self.accounts.iter().all(|account| !account.is_at_rest() || counts(account)) {
+            self.change_list(|accounts| accounts.retain(|account| !account.is_at_rest() || counts(account)));
+        }
         !(self.accounts.is_empty() && self.caps.is_empty())
     }
 
@@ -461,10 +521,34 @@ mod tests {
     fn a_place_for_what_is_under_way_is_given_back_when_nothing_is() {
         let mut accounts = ScopeAccounts::default();
         let period = accounts.enter(Window::Day, Timestamp(0), UtcOffset(0), amounts(3, 3));
-        accounts.compact();
-        assert!(accounts.accounts[0].unsettled.is_some(), "money is held");
+        assert!(accounts.compact() && accounts.accounts[0].unsettled.is_some(), "money is held");
         accounts.leave(Window::Day, period, |sums| sums.pending.take(amounts(3, 3)));
-        accounts.compact();
-        assert!(accounts.accounts[0].unsettled.is_none());
+        assert!(!accounts.compact() && accounts.accounts[0].unsettled.is_none());
+    }
+
+    #[test]
+    fn sums_beyond_64_bits_are_exact_and_survive_being_tidied_and_kept() {
+        let mut accounts = ScopeAccounts::default();
+        let much = amounts(u64::MAX, u64::MAX - 1);
+        for n in 1..=3 {
+            let period = accounts.enter(Window::Day, Timestamp(0), UtcOffset(0), much);
+            accounts.leave(Window::Day, period, |sums| {
+                sums.pending.take(much);
+                sums.posted.add(much);
+            });
+            accounts.compact();
+            let posted = accounts.posted_in(Window::Day, period).expect("it is counted");
+            assert_eq!((posted.cost.0, posted.charge.0), (n * i128::from(u64::MAX), n * i128::from(u64::MAX - 1)));
+            let kept = postcard::to_stdvec(&accounts).expect("plain data");
+            assert_eq!(postcard::from_bytes::<ScopeAccounts>(&kept).expect("what was written"), accounts);
+        }
+        assert_eq!(size_of::<Account>(), 32);
+    }
+
+    #[test]
+    fn a_sum_below_nothing_is_kept_as_it_is() {
+        let mut account = Account::new(Window::Day, Period(1));
+        account.change(|sums| sums.posted.take(amounts(1, u64::MAX)));
+        assert_eq!((account.posted().cost.0, account.posted().charge.0), (-1, -i128::from(u64::MAX)));
     }
 }

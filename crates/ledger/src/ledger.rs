@@ -6,7 +6,7 @@
 //! held = posted + released + pending + indeterminate, in total and over every level of scopes.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use foldhash::fast::RandomState;
@@ -242,8 +242,9 @@ impl Ledger {
     }
 
     fn accounts_of(&self, place: &Place) -> &ScopeAccounts {
-        static NONE: ScopeAccounts = ScopeAccounts::NONE;
-        place.slot.and_then(|slot| self.scopes.get(slot)).unwrap_or(&NONE)
+        /// Of a scope that has neither spent nor a budget.
+        static NONE: LazyLock<ScopeAccounts> = LazyLock::new(ScopeAccounts::default);
+        place.slot.and_then(|slot| self.scopes.get(slot)).unwrap_or_else(|| &*NONE)
     }
 
     fn template_of(&self, place: &Place) -> Option<&ScopeAccounts> {
@@ -786,17 +787,23 @@ impl Ledger {
         }
     }
 
-    /// Gives back memory of scopes that fell silent, and forgets end users of whom only periods are known that have ended.
-    /// Changes nothing that any later record depends on: who reads the records again never tidied.
-    pub fn tidy(&mut self, offset_of: impl Fn(&Scope) -> UtcOffset) {
+    /// Gives back memory of scopes that fell silent, if at least so many have spent since it was last done. Changes nothing
+    /// that can be asked.
+    pub fn compact(&mut self, at_least: usize) {
+        if self.warm.len() < at_least {
+            return;
+        }
         let mut warm = std::mem::take(&mut self.warm);
         warm.sort_unstable();
         warm.dedup();
-        for slot in warm {
-            if let Some(accounts) = self.scopes.get_mut(slot) {
-                accounts.compact();
-            }
-        }
+        warm.retain(|slot| self.scopes.get_mut(*slot).is_some_and(ScopeAccounts::compact));
+        self.warm = warm;
+    }
+
+    /// Gives back memory of scopes that fell silent, and forgets end users of whom only periods are known that have ended.
+    /// Changes nothing that any later record depends on: who reads the records again never tidied.
+    pub fn tidy(&mut self, offset_of: impl Fn(&Scope) -> UtcOffset) {
+        self.compact(0);
         for slot in 0..self.scopes.len() {
             let slot = Slot::try_from(slot).expect("every slot has a number");
             let Some(scope @ Scope::EndUser(..)) = self.scopes.name(slot) else { continue };

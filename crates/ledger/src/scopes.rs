@@ -1,8 +1,9 @@
 //! Every scope's accounts, each at a place of its own: found by name once, and by number from then on.
 
-use std::collections::HashMap;
+use std::hash::BuildHasher;
 
 use foldhash::fast::RandomState;
+use hashbrown::HashTable;
 use serde::de::{SeqAccess, Visitor};
 use serde::ser::SerializeSeq;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -10,12 +11,17 @@ use tollgate_types::Scope;
 
 use crate::account::ScopeAccounts;
 
+/// So many places are made room for on the word of what is read, before they are there.
+const PLACES_TOLD_MAX: usize = 1 << 20;
+
 /// Where a scope's accounts are.
 pub(crate) type Slot = u32;
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Scopes {
-    slots: HashMap<Scope, Slot, RandomState>,
+    /// By the names of their scopes, which stand in the places alone.
+    slots: HashTable<Slot>,
+    hasher: RandomState,
     /// `None` where a scope was forgotten; its place is used again.
     places: Vec<Option<(Scope, ScopeAccounts)>>,
     free: Vec<Slot>,
@@ -25,7 +31,7 @@ pub(crate) struct Scopes {
 
 impl Scopes {
     pub fn slot(&self, scope: &Scope) -> Option<Slot> {
-        self.slots.get(scope).copied()
+        self.slots.find(self.hasher.hash_one(scope), |slot| self.name(*slot) == Some(scope)).copied()
     }
 
     pub fn slot_or_new(&mut self, scope: &Scope) -> Slot {
@@ -43,8 +49,18 @@ impl Scopes {
                 Slot::try_from(self.places.len() - 1).expect("four billion scopes do not fit into memory")
             }
         };
-        self.slots.insert(scope.clone(), slot);
+        self.note(slot);
         slot
+    }
+
+    /// Has a place found by the name that stands in it.
+    fn note(&mut self, slot: Slot) {
+        let Self { slots, places, hasher, .. } = self;
+        let hash = |slot: &Slot| {
+            let (scope, _) = places[*slot as usize].as_ref().expect("only places that are used are noted");
+            hasher.hash_one(scope)
+        };
+        slots.insert_unique(hash(&slot), slot, hash);
     }
 
     pub fn get(&self, slot: Slot) -> Option<&ScopeAccounts> {
@@ -73,10 +89,12 @@ impl Scopes {
     }
 
     pub fn forget(&mut self, slot: Slot) {
-        if let Some((scope, _)) = self.places.get_mut(slot as usize).and_then(Option::take) {
-            self.slots.remove(&scope);
-            self.free.push(slot);
+        let Some(scope) = self.name(slot) else { return };
+        if let Ok(noted) = self.slots.find_entry(self.hasher.hash_one(scope), |other| *other == slot) {
+            noted.remove();
         }
+        self.places[slot as usize] = None;
+        self.free.push(slot);
     }
 }
 
@@ -101,14 +119,18 @@ impl<'de> Deserialize<'de> for Scopes {
             }
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Scopes, A::Error> {
                 let mut scopes = Scopes::default();
+                scopes.places.reserve_exact(seq.size_hint().unwrap_or(0).min(PLACES_TOLD_MAX));
                 while let Some(place) = seq.next_element::<Option<(Scope, ScopeAccounts)>>()? {
                     let slot = Slot::try_from(scopes.places.len()).map_err(serde::de::Error::custom)?;
-                    match &place {
-                        Some((scope, _)) => drop(scopes.slots.insert(scope.clone(), slot)),
-                        None => scopes.free.push(slot),
-                    }
+                    let is_used = place.is_some();
                     scopes.places.push(place);
+                    if is_used {
+                        scopes.note(slot);
+                    } else {
+                        scopes.free.push(slot);
+                    }
                 }
+                scopes.places.shrink_to_fit();
                 Ok(scopes)
             }
         }

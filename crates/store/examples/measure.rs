@@ -4,7 +4,7 @@
 //!
 //! ```sh
 //! cargo run --profile profiling -p tollgate-store --example measure -- pairs DIR [WRITERS] [SECONDS]
-//! cargo run --profile profiling -p tollgate-store --example measure -- fill DIR TENANTS EVENTS MASTER_KEY_FILE
+//! cargo run --profile profiling -p tollgate-store --example measure -- fill DIR TENANTS EVENTS MASTER_KEY_FILE [KEYS_A_TENANT]
 //! ```
 #![expect(clippy::disallowed_methods, reason = "a measurement reads the clock and makes the folders it works in")]
 
@@ -21,7 +21,7 @@ use tollgate_store::vault::MasterKey;
 use tollgate_store::{Store, StoreOptions};
 use tollgate_types::directory::{ApiKey, Change, Plan, Project, Tenant};
 use tollgate_types::usage::Outcome;
-use tollgate_types::{Clock, Confidence, PicoUsd, RequestId, Spender, TenantId, Timestamp, Usage, Zone};
+use tollgate_types::{Clock, Confidence, KeyId, PicoUsd, RequestId, Spender, TenantId, Timestamp, Usage, Zone};
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
@@ -39,11 +39,22 @@ fn main() -> Result<()> {
             let (writers, seconds) = (number(0, WRITERS as u64)?, number(1, SECONDS)?);
             pairs(Path::new(dir), usize::try_from(writers)?, Duration::from_secs(seconds))
         }
-        ["fill", dir, tenants, events, master_key] => {
-            fill(Path::new(dir), tenants.parse()?, events.parse()?, &std::fs::read_to_string(master_key)?)
+        ["fill", dir, tenants, events, master_key, rest @ ..] => {
+            let keys = rest.first().map_or(Ok(1), |text| text.parse())?;
+            let many = Many { tenants: tenants.parse()?, keys };
+            fill(Path::new(dir), many, events.parse()?, &std::fs::read_to_string(master_key)?)
         }
-        _ => Err("usage: measure pairs DIR [WRITERS] [SECONDS] | fill DIR TENANTS EVENTS MASTER_KEY_FILE".into()),
+        _ => {
+            Err("usage: measure pairs DIR [WRITERS] [SECONDS] | fill DIR TENANTS EVENTS MASTER_KEY_FILE [KEYS]".into())
+        }
     }
+}
+
+/// So many tenants, each with so many keys.
+#[derive(Clone, Copy)]
+struct Many {
+    tenants: u64,
+    keys: u64,
 }
 
 // === pairs ===
@@ -76,7 +87,7 @@ fn raw_pairs(dir: &Path, writers: usize, during: Duration) -> Result<f64> {
     std::fs::create_dir_all(dir)?;
     let (journal, writer, thread) = Journal::start(dir, Options::default(), None)?;
     let writer = Mutex::new(writer);
-    let spender = spender(&tenant(0)?)?;
+    let spender = spender(0, 0)?;
     let rate = crowd(writers, during, |number| {
         let reserved = sample(&spender, number);
         let first = writer.lock().map_err(|_| "a writer panicked")?.append(&reserved);
@@ -92,8 +103,8 @@ fn raw_pairs(dir: &Path, writers: usize, during: Duration) -> Result<f64> {
 fn ledger_pairs(dir: &Path, writers: usize, during: Duration) -> Result<f64> {
     let options = StoreOptions { dir: dir.to_owned(), journal: Options::default(), clock: Clock::System };
     let store = Store::open(&options, Box::new(MasterKey::from_hex(&"a".repeat(64))?))?;
-    found(&store, 1)?;
-    let spender = spender(&tenant(0)?)?;
+    found(&store, Many { tenants: 1, keys: 1 })?;
+    let spender = spender(0, 0)?;
     let rate = crowd(writers, during, |number| {
         let mut reservation = reserve(&store.books, &spender, number)?;
         store.journal.wait_durable(reservation.position())?;
@@ -145,18 +156,19 @@ fn end_of(number: u64) -> Record {
 
 // === fill ===
 
-fn fill(dir: &Path, tenants: u64, events: u64, master_key: &str) -> Result<()> {
+fn fill(dir: &Path, many: Many, events: u64, master_key: &str) -> Result<()> {
     let options = StoreOptions { dir: dir.to_owned(), journal: Options::default(), clock: Clock::System };
     let store = Store::open(&options, Box::new(MasterKey::from_hex(master_key)?))?;
     let began = Instant::now();
-    found(&store, tenants)?;
-    eprintln!("{tenants} tenants after {:.0?}", began.elapsed());
-    (0..tenants).try_for_each(|n| writeln!(std::io::stdout(), "{}", secret(n)))?;
-    let spenders = (0..tenants).map(|n| spender(&tenant(n)?)).collect::<Result<Vec<_>>>()?;
+    found(&store, many)?;
+    eprintln!("{} tenants after {:.0?}", many.tenants, began.elapsed());
+    let all = || (0..many.tenants).flat_map(|n| (0..many.keys).map(move |key| (n, key)));
+    all().try_for_each(|(n, key)| writeln!(std::io::stdout(), "{}", secret(n, key)))?;
+    let spenders = all().map(|(n, key)| spender(n, key)).collect::<Result<Vec<_>>>()?;
     let mut last = 0;
     for number in 0..events {
         // Spread over the tenants in an order that is none.
-        let who = usize::try_from(number.wrapping_mul(0x9e37_79b9_7f4a_7c15) % tenants)?;
+        let who = usize::try_from(number.wrapping_mul(0x9e37_79b9_7f4a_7c15) % spenders.len() as u64)?;
         let reservation = reserve(&store.books, &spenders[who], number)?;
         last = reservation.post(settlement()).ok_or("it had ended")?;
         if number % EVENTS_AT_ONCE == 0 {
@@ -173,8 +185,8 @@ fn fill(dir: &Path, tenants: u64, events: u64, master_key: &str) -> Result<()> {
     Ok(())
 }
 
-/// Tenants, each with a project and a key.
-fn found(store: &Store, tenants: u64) -> Result<()> {
+/// Tenants, each with a project and its keys.
+fn found(store: &Store, many: Many) -> Result<()> {
     let change = |made: Change| -> Result<u64> {
         loop {
             match store.books.change(made.clone()) {
@@ -185,15 +197,17 @@ fn found(store: &Store, tenants: u64) -> Result<()> {
     };
     let plan = Plan::standard();
     let mut last = change(Change::PlanSet(plan.clone()))?;
-    for n in 0..tenants {
+    for n in 0..many.tenants {
         let (id, at) = (tenant(n)?, Timestamp(0));
         store.vault.create(&id)?;
         let project: Project = Project { tenant: id.clone(), id: "default".parse()?, created_at: at, label: None };
-        let digest = store.vault.digest(&secret(n));
-        let key = ApiKey::new(format!("k{n}").parse()?, id.clone(), project.id.clone(), digest, at);
-        change(Change::TenantCreated(Tenant::new(id, plan.id.clone(), at)))?;
-        change(Change::ProjectCreated(project))?;
-        last = change(Change::KeyCreated(Box::new(key)))?;
+        change(Change::TenantCreated(Tenant::new(id.clone(), plan.id.clone(), at)))?;
+        change(Change::ProjectCreated(project.clone()))?;
+        for key in 0..many.keys {
+            let digest = store.vault.digest(&secret(n, key));
+            let key = ApiKey::new(key_id(n, key)?, id.clone(), project.id.clone(), digest, at);
+            last = change(Change::KeyCreated(Box::new(key)))?;
+        }
     }
     Ok(store.journal.wait_durable(last)?)
 }
@@ -204,15 +218,18 @@ fn tenant(n: u64) -> Result<TenantId> {
     Ok(format!("tenant-{n}").parse()?)
 }
 
-/// What a tenant of a measurement shows at the door: no secret.
-fn secret(n: u64) -> String {
-    format!("tg_k{n}_measured")
+fn key_id(n: u64, key: u64) -> Result<KeyId> {
+    Ok(format!("k{n}-{key}").parse()?)
 }
 
-fn spender(tenant: &TenantId) -> Result<Spender> {
-    let number = tenant.as_str().trim_start_matches("tenant-");
-    let (project, key) = ("default".parse()?, format!("k{number}").parse()?);
-    Ok(Spender { plan: Plan::standard().id, tenant: tenant.clone(), project, key, end_user: None })
+/// What a tenant of a measurement shows at the door: no secret.
+fn secret(n: u64, key: u64) -> String {
+    format!("tg_k{n}-{key}_measured")
+}
+
+fn spender(n: u64, key: u64) -> Result<Spender> {
+    let (plan, project) = (Plan::standard().id, "default".parse()?);
+    Ok(Spender { plan, tenant: tenant(n)?, project, key: key_id(n, key)?, end_user: None })
 }
 
 fn amounts() -> Amounts {

@@ -9,9 +9,10 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::de::{SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use tollgate_ledger::{Ledger, Record};
-use tollgate_types::directory::{Change, Directory};
+use tollgate_types::directory::{Building, Change, Directory};
 
 use crate::fault;
 use crate::journal::Sequence;
@@ -24,6 +25,10 @@ const MAGIC: [u8; 4] = *b"TGSN";
 pub const VERSION: u32 = 3;
 const HEADER_BYTES: usize = 56;
 const CHECKSUM_AT: usize = 48;
+/// While records are read again, memory of scopes that fell silent is given back when this many have spent.
+const REPLAYED_MIN: usize = 10_000;
+/// So much of a snapshot is read at a time; no text in one is longer.
+const PIECE_BYTES: usize = 256 * 1024;
 const SUFFIX: &str = "snapshot";
 /// Older ones are removed; two remain in case the newer cannot be read.
 const KEPT: usize = 2;
@@ -37,10 +42,40 @@ pub struct State {
     pub directory: Directory,
 }
 
-#[derive(Serialize, Deserialize)]
-struct Body<L> {
-    ledger: L,
+#[derive(Serialize)]
+struct Body<'a> {
+    ledger: &'a Ledger,
     directory: Vec<Change>,
+}
+
+/// The same as it is read.
+#[derive(Deserialize)]
+struct Read {
+    ledger: Ledger,
+    directory: Changed,
+}
+
+/// A directory from its changes, none of which is kept.
+struct Changed(Directory);
+
+impl<'de> Deserialize<'de> for Changed {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Changes;
+        impl<'de> Visitor<'de> for Changes {
+            type Value = Changed;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("the changes that make a directory")
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Changed, A::Error> {
+                let mut building = Building::default();
+                while let Some(change) = seq.next_element()? {
+                    building.add(change);
+                }
+                Ok(Changed(building.finish()))
+            }
+        }
+        deserializer.deserialize_seq(Changes)
+    }
 }
 
 // === impl State ===
@@ -73,6 +108,7 @@ impl State {
                     self.apply(sequence, record)?;
                 }
             }
+            self.ledger.compact(REPLAYED_MIN);
             self.chain = frame.chain;
             Ok(())
         })?;
@@ -124,25 +160,40 @@ pub fn write(dir: &Path, state: &State) -> io::Result<()> {
 }
 
 pub fn read(path: &Path) -> Result<State, String> {
-    decode(&fs::read(path).map_err(|error| error.to_string())?)
+    let file = fs::File::open(path).map_err(|error| error.to_string())?;
+    read_from(io::BufReader::with_capacity(PIECE_BYTES, file))
 }
 
 /// Reads a snapshot's bytes.
 pub fn decode(bytes: &[u8]) -> Result<State, String> {
-    let (header, body) = bytes.split_at_checked(HEADER_BYTES).ok_or("too short")?;
+    read_from(io::Cursor::new(bytes))
+}
+
+/// In two passes: its checksum, then what it holds. It is never in memory as a whole: what that left behind would stay
+/// there for long.
+fn read_from(mut from: impl io::Read + io::Seek) -> Result<State, String> {
+    let told = |error: io::Error| error.to_string();
+    let mut header = [0; HEADER_BYTES];
+    from.read_exact(&mut header).map_err(|_| "too short")?;
     let field = |from: usize, to: usize| &header[from..to];
     if field(0, 4) != MAGIC || field(4, 8) != VERSION.to_le_bytes() {
         return Err("not a snapshot of this version".to_owned());
     }
     // The head too: with another sequence number the start would leave records out.
-    let checksum = crc32c::crc32c_append(crc32c::crc32c(&header[..CHECKSUM_AT]), body);
+    let mut checksum = crc32c::crc32c(&header[..CHECKSUM_AT]);
+    let mut piece = vec![0; PIECE_BYTES];
+    loop {
+        match from.read(&mut piece).map_err(told)? {
+            0 => break,
+            bytes => checksum = crc32c::crc32c_append(checksum, &piece[..bytes]),
+        }
+    }
     if field(CHECKSUM_AT, 52) != checksum.to_le_bytes() || field(52, 56) != [0; 4] {
         return Err("its checksum is wrong".to_owned());
     }
-    let Body::<Ledger> { ledger, directory: changes } =
-        postcard::from_bytes(body).map_err(|error| error.to_string())?;
-    let mut directory = Directory::default();
-    changes.into_iter().for_each(|change| directory.apply(change));
+    from.seek(io::SeekFrom::Start(HEADER_BYTES as u64)).map_err(told)?;
+    let (Read { ledger, directory: Changed(directory) }, _) =
+        postcard::from_io((from, piece.as_mut_slice())).map_err(|error| error.to_string())?;
     let sequence = u64::from_le_bytes(field(8, 16).try_into().map_err(|_| "too short")?);
     let chain = field(16, 48).try_into().map_err(|_| "too short")?;
     Ok(State { sequence, chain, ledger, directory })

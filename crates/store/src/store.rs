@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use rustix::fs::FlockOperation;
 use tollgate_ledger::Books;
-use tollgate_types::{Clock, TenantId};
+use tollgate_types::{Clock, TenantId, ids};
 
 use crate::answers::{Answers, AnswersError, AnswersThread};
 use crate::fault;
@@ -109,6 +109,10 @@ impl Layout {
 impl Store {
     /// Opens the store, making what is missing, and recovers from whatever end the last process had.
     pub fn open(options: &StoreOptions, encryption: Box<dyn KeyEncryption>) -> Result<Self, StoreError> {
+        ids::sharing(|| Self::read(options, encryption))
+    }
+
+    fn read(options: &StoreOptions, encryption: Box<dyn KeyEncryption>) -> Result<Self, StoreError> {
         let layout = Layout::of(&options.dir);
         for dir in [&options.dir, &layout.journal, &layout.snapshots, &layout.prices, &layout.policies] {
             make_dir(dir)?;

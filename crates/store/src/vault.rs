@@ -360,6 +360,7 @@ impl Slots {
         }
         let length = self.file.metadata().map_err(io)?.len();
         let mut loaded = Loaded::default();
+        self.tenants.reserve(usize::try_from(length).unwrap_or(0) / SLOT_BYTES);
         while self.end + SLOT_BYTES as u64 <= length {
             let at = self.end;
             let mut slot = [0; SLOT_BYTES];

@@ -370,12 +370,12 @@ impl Writing<'_> {
             Change::TenantCreated(Tenant { id, plan, created_at, label, zone, tariff }) => {
                 let sql = "INSERT OR REPLACE INTO tenants (id, plan, created_at, label, zone, tariff)
                      VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
-                let (label, tariff) = (ciphertext(label), tariff.as_ref().map(json));
+                let (label, tariff) = (ciphertext(label), tariff.as_deref().map(json));
                 self.execute(sql, params![id.as_str(), plan.as_str(), created_at.0, label, zone.name(), tariff])?
             }
             Change::TenantChanged { id, plan, zone, tariff } => {
                 let sql = "UPDATE tenants SET plan = ?2, zone = ?3, tariff = ?4 WHERE id = ?1";
-                self.execute(sql, params![id.as_str(), plan.as_str(), zone.name(), tariff.as_ref().map(json)])?
+                self.execute(sql, params![id.as_str(), plan.as_str(), zone.name(), tariff.as_deref().map(json)])?
             }
             Change::LimitsSet { scope, limits } => self.limits(scope, *limits)?,
             // The directory has them all in memory: nobody asks for them here.

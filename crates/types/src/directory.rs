@@ -24,7 +24,7 @@ pub enum Change {
         id: TenantId,
         plan: PlanId,
         zone: Zone,
-        tariff: Option<Tariff>,
+        tariff: Option<Box<Tariff>>,
     },
     /// The limits of a scope: all three, as they are from now on.
     LimitsSet {
@@ -104,7 +104,7 @@ pub struct Tenant {
     /// Where its days, weeks and months begin.
     pub zone: Zone,
     /// Terms of its own instead of the plan's.
-    pub tariff: Option<Tariff>,
+    pub tariff: Option<Box<Tariff>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -154,6 +154,16 @@ pub struct Directory {
     pub limits: BTreeMap<Scope, Limits>,
     /// Of each layer the bundles that were in force, the last one is. At most [`POLICIES_KEPT`].
     pub policies: BTreeMap<Scope, Vec<PolicySet>>,
+}
+
+/// A directory being made from the changes of another ([`Directory::to_changes`]): its maps are made at once, in which they
+/// take two thirds of the memory that one entry after the other makes of them.
+#[derive(Debug, Default)]
+pub struct Building {
+    tenants: Vec<(TenantId, Tenant)>,
+    projects: Vec<((TenantId, ProjectId), Project)>,
+    keys: Vec<(KeyId, ApiKey)>,
+    rest: Vec<Change>,
 }
 
 /// A bundle came into force, or none did.
@@ -322,7 +332,7 @@ impl Directory {
 
     /// The terms that a tenant pays by: its own, or its plan's.
     pub fn tariff_of<'a>(&'a self, tenant: &'a Tenant) -> Option<&'a Tariff> {
-        tenant.tariff.as_ref().or_else(|| self.plans.get(&tenant.plan).map(|plan| &plan.tariff))
+        tenant.tariff.as_deref().or_else(|| self.plans.get(&tenant.plan).map(|plan| &plan.tariff))
     }
 
     /// Applies a change that [`Directory::check`] accepted. Total: replaying any journal cannot fail here.
@@ -397,6 +407,33 @@ impl Directory {
     }
 }
 
+// === impl Building ===
+
+impl Building {
+    pub fn add(&mut self, change: Change) {
+        match change {
+            Change::TenantCreated(tenant) => self.tenants.push((tenant.id.clone(), tenant)),
+            Change::ProjectCreated(project) => {
+                self.projects.push(((project.tenant.clone(), project.id.clone()), project));
+            }
+            Change::KeyCreated(key) => self.keys.push((key.id.clone(), *key)),
+            other => self.rest.push(other),
+        }
+    }
+
+    pub fn finish(self) -> Directory {
+        let Self { tenants, projects, keys, rest } = self;
+        let mut directory = Directory {
+            tenants: tenants.into_iter().collect(),
+            projects: projects.into_iter().collect(),
+            keys: keys.into_iter().collect(),
+            ..Directory::default()
+        };
+        rest.into_iter().for_each(|change| directory.apply(change));
+        directory
+    }
+}
+
 fn missing(what: &'static str, id: &dyn ToString) -> ChangeRefused {
     ChangeRefused::Missing { what, id: id.to_string() }
 }
@@ -437,7 +474,7 @@ mod tests {
         assert_eq!(directory.keys[&key().id].revoked_at, Some(Timestamp(9)), "the first revocation counts");
         let zone: Zone = "Europe/Berlin".parse().expect("a zone");
         let (id, plan): (TenantId, _) = ("a".parse().expect("a slug"), Plan::standard().id);
-        directory.apply(Change::TenantChanged { id: id.clone(), plan, zone, tariff: Some(Tariff::default()) });
+        directory.apply(Change::TenantChanged { id: id.clone(), plan, zone, tariff: Some(Box::default()) });
         let limits = Limits { tokens_per_minute: Some(9), ..Limits::default() };
         directory.apply(Change::LimitsSet { scope: Scope::Tenant(id.clone()), limits });
         directory.apply(Change::LimitsSet { scope: Scope::Platform, limits });
@@ -452,9 +489,10 @@ mod tests {
         let of_project = Scope::Project(id.clone(), "default".parse().expect("a slug"));
         let nowhere = Change::PolicySet { scope: of_project, sha256: None, at: Timestamp(0) };
         assert!(directory.check(&nowhere).is_err(), "projects have no layer");
-        let mut again = Directory::default();
+        let (mut again, mut building) = (Directory::default(), Building::default());
         directory.to_changes().for_each(|change| again.apply(change));
-        assert_eq!(again, directory);
+        directory.to_changes().for_each(|change| building.add(change));
+        assert_eq!((again, building.finish()), (directory.clone(), directory));
     }
 
     #[test]

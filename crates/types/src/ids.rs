@@ -1,5 +1,7 @@
 //! Identities. Each kind is a type of its own, so that a project can never stand where a tenant should.
 
+use std::cell::RefCell;
+use std::collections::HashSet;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -24,6 +26,37 @@ pub struct InvalidId {
     pub given: String,
 }
 
+thread_local! {
+    static SHARED: RefCell<Option<HashSet<Arc<str>>>> = const { RefCell::new(None) };
+}
+
+/// Does work that reads many ids, the same ones again and again: each is in memory once, and whoever has it shares it.
+pub fn sharing<T>(work: impl FnOnce() -> T) -> T {
+    /// Ends the sharing also where the work panics.
+    struct Ends;
+    impl Drop for Ends {
+        fn drop(&mut self) {
+            SHARED.with(|shared| shared.take());
+        }
+    }
+    let _ends = Ends;
+    SHARED.with(|shared| shared.borrow_mut().get_or_insert_default().clear());
+    work()
+}
+
+fn shared(text: &str) -> Arc<str> {
+    SHARED.with(|shared| {
+        let mut shared = shared.borrow_mut();
+        let Some(known) = shared.as_mut() else { return text.into() };
+        if let Some(id) = known.get(text) {
+            return Arc::clone(id);
+        }
+        let id: Arc<str> = text.into();
+        known.insert(Arc::clone(&id));
+        id
+    })
+}
+
 macro_rules! slug {
     ($(#[$doc:meta])* $name:ident, $kind:literal) => {
         $(#[$doc])*
@@ -40,7 +73,7 @@ macro_rules! slug {
         impl FromStr for $name {
             type Err = InvalidId;
             fn from_str(text: &str) -> Result<Self, InvalidId> {
-                if is_slug(text) { Ok(Self(text.into())) } else { Err(InvalidId { kind: $kind, given: shorten(text) }) }
+                if is_slug(text) { Ok(Self(shared(text))) } else { Err(InvalidId { kind: $kind, given: shorten(text) }) }
             }
         }
 
@@ -176,6 +209,14 @@ mod tests {
         for bad in ["", "-a", ".", "..", "Demo", "a b", "a/b", "ä", "a\0", &"x".repeat(64)] {
             assert!(bad.parse::<TenantId>().is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn ids_that_are_read_together_are_in_memory_once() {
+        let read = || "a".parse::<TenantId>().expect("a slug");
+        let (one, other, project) = sharing(|| (read(), read(), "a".parse::<ProjectId>().expect("a slug")));
+        assert!(Arc::ptr_eq(&one.0, &other.0) && Arc::ptr_eq(&one.0, &project.0));
+        assert!(!Arc::ptr_eq(&one.0, &read().0), "nothing is kept for later");
     }
 
     #[test]

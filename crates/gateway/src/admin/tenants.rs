@@ -61,7 +61,7 @@ pub async fn set(
         id: tenant.clone(),
         plan: plan.unwrap_or(now.plan),
         zone: zone.unwrap_or(now.zone),
-        tariff: tariff.unwrap_or(now.tariff),
+        tariff: tariff.map_or(now.tariff, |tariff| tariff.map(Box::new)),
     };
     change(&app, [changed]).await?;
     let tenant = app.books.with_directory(|directory| directory.tenant(&tenant).cloned())?;
@@ -100,7 +100,7 @@ fn shown(app: &App, tenant: &directory::Tenant) -> Tenant {
         name: label::open(&app.vault, &tenant.id, tenant.label.as_ref()),
         plan: tenant.plan.to_string(),
         time_zone: tenant.zone.to_string(),
-        tariff: tenant.tariff.as_ref().map(tariffs::shown),
+        tariff: tenant.tariff.as_deref().map(tariffs::shown),
         created_at: tenant.created_at.to_string(),
     }
 }

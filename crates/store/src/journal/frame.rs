@@ -119,6 +119,12 @@ pub fn decode_unchained(bytes: &[u8]) -> Result<Frame<'_>, FrameError> {
     Ok(Frame { kind, first: u64::from_le_bytes(first), count: u32_at(12), chain, payload })
 }
 
+/// How many bytes the frame at the start of `bytes` has, if what its header says is true.
+pub fn told_bytes(bytes: &[u8]) -> usize {
+    let payload = bytes.get(8..12).and_then(|field| field.try_into().ok()).map_or(0, u32::from_le_bytes);
+    usize::try_from(payload).unwrap_or(usize::MAX).saturating_add(HEADER_BYTES)
+}
+
 /// Appends one record to a payload under construction.
 pub fn encode_record(record: &Record, payload: &mut Vec<u8>) {
     let start = payload.len();

@@ -25,6 +25,8 @@ pub const HEADER_BYTES: usize = 64;
 const MAGIC: [u8; 4] = *b"TGJS";
 const VERSION: u32 = 1;
 const SUFFIX: &str = "journal";
+/// So much of a segment is read at a time.
+const WINDOW_BYTES: u64 = 256 * 1024;
 
 /// Where a segment begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,22 +121,28 @@ pub fn read(
     mut each: impl FnMut(&Frame<'_>) -> Result<(), FrameError>,
 ) -> Result<(Start, End), SegmentError> {
     let path = path_of(dir, index);
-    let mut bytes = Vec::new();
-    File::open(&path).and_then(|mut file| file.read_to_end(&mut bytes)).map_err(|source| io_error(&path, source))?;
-    let start = decode_header(&bytes).ok_or_else(|| corrupt(&path, 0, "the segment's header is damaged"))?;
+    let io = |source| io_error(&path, source);
+    let mut window = Window { file: File::open(&path).map_err(io)?, bytes: Vec::new(), passed: 0, at_end: false };
+    window.fill(HEADER_BYTES).map_err(io)?;
+    let start = decode_header(window.rest()).ok_or_else(|| corrupt(&path, 0, "the segment's header is damaged"))?;
     if start.index != index {
         return Err(corrupt(&path, 8, "the segment has another's name"));
     }
+    window.pass(HEADER_BYTES);
     let mut end = End { offset: HEADER_BYTES, next: start.first, chain: start.chain, sealed: false, torn: false };
     loop {
         let at = |reason: FrameError| corrupt(&path, end.offset, &reason.to_string());
-        match frame::decode(&bytes[end.offset..], end.next, &end.chain) {
+        window.fill(frame::HEADER_BYTES).map_err(io)?;
+        window.fill(frame::told_bytes(window.rest())).map_err(io)?;
+        match frame::decode(window.rest(), end.next, &end.chain) {
             Ok(frame) => {
                 each(&frame).map_err(at)?;
                 end.offset += frame.bytes();
                 end.next = frame.next();
                 end.chain = frame.chain;
                 end.sealed = frame.kind == Kind::Seal;
+                let bytes = frame.bytes();
+                window.pass(bytes);
             }
             Err(FrameError::Absent | FrameError::Damaged) if last || end.sealed => break,
             Err(reason) => return Err(at(reason)),
@@ -143,11 +151,58 @@ pub fn read(
             break;
         }
     }
-    end.torn = bytes[end.offset..].iter().any(|b| *b != 0);
-    if end.torn && (end.sealed || whole_frame_after(&bytes[end.offset..], end.next)) {
-        return Err(corrupt(&path, end.offset, "a damaged frame with whole ones after it"));
+    end.torn = window.pass_zeros().map_err(io)?;
+    if end.torn {
+        window.fill(usize::MAX).map_err(io)?;
+        if end.sealed || whole_frame_after(window.rest(), end.next) {
+            return Err(corrupt(&path, end.offset, "a damaged frame with whole ones after it"));
+        }
     }
     Ok((start, end))
+}
+
+/// A part of a file in memory: from where it was read to, some bytes on.
+struct Window {
+    file: File,
+    bytes: Vec<u8>,
+    /// So many of them are done with.
+    passed: usize,
+    at_end: bool,
+}
+
+impl Window {
+    fn rest(&self) -> &[u8] {
+        &self.bytes[self.passed..]
+    }
+
+    fn pass(&mut self, bytes: usize) {
+        self.passed += bytes;
+    }
+
+    /// Reads on until so many bytes are there, or the file ends.
+    fn fill(&mut self, wanted: usize) -> io::Result<()> {
+        while self.rest().len() < wanted && !self.at_end {
+            self.bytes.drain(..self.passed);
+            self.passed = 0;
+            let more = (&self.file).take(WINDOW_BYTES).read_to_end(&mut self.bytes)?;
+            self.at_end = more == 0;
+        }
+        Ok(())
+    }
+
+    /// Passes over pieces of nothing but zeros; whether anything comes after them.
+    fn pass_zeros(&mut self) -> io::Result<bool> {
+        loop {
+            self.fill(1)?;
+            if self.rest().iter().any(|byte| *byte != 0) {
+                return Ok(true);
+            }
+            if self.rest().is_empty() {
+                return Ok(false);
+            }
+            self.passed = self.bytes.len();
+        }
+    }
 }
 
 /// Reads only where a segment begins.

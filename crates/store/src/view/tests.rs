@@ -509,7 +509,7 @@ fn the_directory_caps_and_price_books_are_kept_without_secrets() {
         created_at: Timestamp(1),
         label: Some(Sealed([5].into())),
         zone: "Europe/Berlin".parse().expect("a zone"),
-        tariff: Some(Tariff { markup_bps: 5, ..Tariff::default() }),
+        tariff: Some(Box::new(Tariff { markup_bps: 5, ..Tariff::default() })),
     };
     let project_made = Project { tenant: tenant(0), id: project(0), created_at: Timestamp(2), label: None };
     let changes = [

@@ -9,7 +9,7 @@ use tollgate_policy::{Law, Layer, Layers};
 use tollgate_types::directory::{ApiKey, Directory, KeyScopes, Limits, Plan, Tariff, Tenant};
 use tollgate_types::{EndUserId, KeyId, PlanId, ProjectId, Refusal, Scope, Spender, TenantId, Timestamp, Zone};
 
-use crate::limits::{EndUsers, Limiter, Registry, Scopes};
+use crate::limits::{EndUsers, Kind, Limiter, Registry, Scopes, limiter};
 
 /// Who is asking: an API key, and all that follows from it.
 #[derive(Debug)]
@@ -28,7 +28,8 @@ pub struct Principal {
     pub(crate) policy: Arc<Layers>,
     /// Of its key, to find it again.
     pub(crate) digest: [u8; 32],
-    end_users: Arc<EndUserLimits>,
+    /// Only where some are limited.
+    end_users: Option<Arc<EndUserLimits>>,
     expires_at: Option<Timestamp>,
 }
 
@@ -36,7 +37,7 @@ pub struct Principal {
 pub type Laws = HashMap<[u8; 32], Arc<Law>>;
 
 /// All keys that are not revoked.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Index {
     // The digests are outputs of a keyed hash: nobody outside can choose them, so neither how long a look-up takes nor
     // where it ends tells anything about a key.
@@ -52,11 +53,11 @@ struct Terms {
     tariff: Arc<Tariff>,
     zone: Zone,
     policy: Arc<Layers>,
-    end_users: Arc<EndUserLimits>,
+    end_users: Option<Arc<EndUserLimits>>,
 }
 
 /// The limits of a tenant's end users: what each has, what some have instead, and how far they are used.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct EndUserLimits {
     each: Limits,
     own: BTreeMap<EndUserId, Limits>,
@@ -89,13 +90,18 @@ impl Index {
         let mut indexing = Indexing {
             directory,
             before: &before.limiters,
-            limiters: Registry::default(),
+            limiters: Registry::for_tenants(directory.tenants.len()),
             laws: &laws,
             plans,
             policies: HashMap::new(),
         };
+        indexing.shared();
         let terms: HashMap<_, _> =
             directory.tenants.values().map(|tenant| (&tenant.id, indexing.terms(tenant))).collect();
+        for (tenant, project) in directory.projects.keys() {
+            let limits = indexing.limits_of(&Scope::Project(tenant.clone(), project.clone()));
+            indexing.limiters.project(indexing.before, tenant, project, limits);
+        }
         let mut by_digest = HashMap::with_capacity_and_hasher(directory.keys.len(), RandomState::default());
         for key in directory.keys.values().filter(|key| key.revoked_at.is_none()) {
             // Every key has a tenant: the directory takes no other.
@@ -118,20 +124,42 @@ impl Index {
 // === impl Indexing ===
 
 impl<'a> Indexing<'a> {
+    /// What several tenants share.
+    fn shared(&mut self) {
+        let before = self.before;
+        let limits = self.limits_of(&Scope::Platform);
+        self.limiters.platform = Some(limiter(before.platform.as_ref(), Kind::Platform, limits));
+        for plan in self.directory.plans.keys() {
+            let limits = self.limits_of(&Scope::Plan(plan.clone()));
+            let limiter = limiter(before.plans.get(plan), Kind::Plan, limits);
+            self.limiters.plans.insert(plan.clone(), limiter);
+        }
+    }
+
     fn terms(&mut self, tenant: &'a Tenant) -> Terms {
         let standard = || (Arc::new(Plan::standard()), Arc::default());
         let (plan, tariff) = self.plans.get(&tenant.plan).cloned().unwrap_or_else(standard);
         let id = &tenant.id;
-        let each = self.limits_of(&Scope::EachEndUser(id.clone()));
-        let all_of_them = |end: u8| Scope::EndUser(id.clone(), EndUserId([end; 16]));
+        let kept = self.before.tenant(id);
+        let end_users = self.end_users(id, kept.and_then(|kept| kept.end_users.as_ref()));
+        let each_tenant = self.limits_of(&Scope::EachTenant(plan.id.clone()));
+        let limits = self.limits_of(&Scope::Tenant(id.clone())).or(each_tenant);
+        let limiter = limiter(kept.map(|kept| &kept.tenant), Kind::Tenant, limits);
+        self.limiters.found(id, limiter, end_users.as_ref().map(|end_users| Arc::clone(&end_users.used)));
+        let tariff = tenant.tariff.as_ref().map_or(tariff, |own| Arc::new(Tariff::clone(own)));
+        let (zone, policy) = (tenant.zone.clone(), self.policy(tenant));
+        Terms { plan, tariff, zone, policy, end_users }
+    }
+
+    fn end_users(&self, tenant: &TenantId, kept: Option<&Arc<EndUsers>>) -> Option<Arc<EndUserLimits>> {
+        let each = self.limits_of(&Scope::EachEndUser(tenant.clone()));
+        let all_of_them = |end: u8| Scope::EndUser(tenant.clone(), EndUserId([end; 16]));
         let own = self.directory.limits.range(all_of_them(0)..=all_of_them(u8::MAX)).filter_map(|(scope, limits)| {
             if let Scope::EndUser(_, user) = scope { Some((*user, *limits)) } else { None }
         });
-        let own = own.collect();
-        let used = self.limiters.end_users(self.before, id);
-        let tariff = tenant.tariff.as_ref().map_or(tariff, |own| Arc::new(own.clone()));
-        let (zone, policy) = (tenant.zone.clone(), self.policy(tenant));
-        Terms { plan, tariff, zone, policy, end_users: Arc::new(EndUserLimits { each, own, used }) }
+        let own: BTreeMap<_, _> = own.collect();
+        let is_limited = each != Limits::default() || !own.is_empty();
+        is_limited.then(|| Arc::new(EndUserLimits { each, own, used: kept.cloned().unwrap_or_default() }))
     }
 
     fn policy(&mut self, tenant: &'a Tenant) -> Arc<Layers> {
@@ -166,18 +194,18 @@ impl<'a> Indexing<'a> {
     fn principal(&mut self, key: &ApiKey, terms: Terms) -> Principal {
         let Terms { plan, tariff, zone, policy, end_users } = terms;
         let (tenant, project) = (key.tenant.clone(), key.project.clone());
-        let each_tenant = self.limits_of(&Scope::EachTenant(plan.id.clone()));
-        let scopes = [
-            (Scope::Platform, Limits::default()),
-            (Scope::Plan(plan.id.clone()), Limits::default()),
-            (Scope::Tenant(tenant.clone()), each_tenant),
-            (Scope::Project(tenant.clone(), project.clone()), Limits::default()),
-            (Scope::Key(tenant.clone(), key.id.clone()), key.limits.or(plan.key_limits)),
+        let limits = self.limits_of(&Scope::Key(tenant.clone(), key.id.clone()));
+        let limits = limits.or(key.limits).or(plan.key_limits);
+        let of_key = self.limiters.key(self.before, &tenant, &key.id, limits);
+        let limiters = &self.limiters;
+        let of_tenant = limiters.tenant(&tenant);
+        let wider = [
+            limiters.platform.as_ref(),
+            limiters.plans.get(&plan.id),
+            of_tenant.map(|limiters| &limiters.tenant),
+            of_tenant.and_then(|limiters| limiters.project(&project)),
         ];
-        let limiters = scopes.map(|(scope, inherited)| {
-            let limits = self.limits_of(&scope).or(inherited);
-            self.limiters.limiter(self.before, scope, limits)
-        });
+        let limiters = wider.into_iter().flatten().cloned().chain([of_key]);
         Principal {
             tenant,
             project,
@@ -211,7 +239,8 @@ impl Principal {
 
     /// The limiter of one of the tenant's end users; none where they are not limited.
     pub fn end_user_limiter(&self, user: EndUserId, now: Timestamp) -> Result<Option<Arc<Limiter>>, Refusal> {
-        let EndUserLimits { each, own, used } = &*self.end_users;
+        let Some(limited) = &self.end_users else { return Ok(None) };
+        let EndUserLimits { each, own, used } = &**limited;
         let limits = own.get(&user).copied().unwrap_or_default().or(*each);
         if limits == Limits::default() { Ok(None) } else { used.limiter(user, limits, now).map(Some) }
     }

@@ -21,4 +21,4 @@ pub use cell::{Allowance, Cell, Refused};
 pub use end_users::{END_USERS_MAX, EndUsers};
 pub use entry::{Entry, RateState, SCOPES_MAX, Scopes};
 pub use limiter::{Kind, Limiter};
-pub use registry::Registry;
+pub use registry::{Registry, limiter};

@@ -99,10 +99,11 @@ impl App {
         }
         make_first_plan(&store)?;
         let prices = load_prices(&config.price_books, &store.layout())?;
-        let directory = store.books.directory();
-        // Without one of them requests would pass, or not, that should not: then none is served.
-        let laws = laws::all(&directory, &store.dir).map_err(StartError::Policy)?;
-        let admission = Admission::new(&directory, laws, prices, store.vault.api_key_hasher(), clock);
+        let admission = store.books.with_directory(|directory| {
+            // Without one of them requests would pass, or not, that should not: then none is served.
+            let laws = laws::all(directory, &store.dir).map_err(StartError::Policy)?;
+            Ok::<_, StartError>(Admission::new(directory, laws, prices, store.vault.api_key_hasher(), clock))
+        })?;
         let app = Self {
             books: Arc::clone(&store.books),
             journal: store.journal.clone(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tollgate_types::directory::Limits;
 use tollgate_types::refusal::RateLimited;
-use tollgate_types::{Refusal, Scope, Timestamp};
+use tollgate_types::{Refusal, Timestamp};
 
 use super::atomic::{AtomicU32, Ordering};
 use super::cell::{Allowance, Cell, Refused};
@@ -29,29 +29,24 @@ pub enum Kind {
 #[derive(Debug)]
 pub struct Limiter {
     kind: Kind,
+    /// Of most scopes none, and there may be a hundred thousand scopes: so they have a place of their own.
+    limited: Option<Box<Limited>>,
+    /// The same scope under its first settings, where these are others: it counts what is in flight under all of them.
+    first: Option<Arc<Self>>,
+    /// Counted without a limit too, so that a limit that is set later knows what is in flight already.
+    in_flight: AtomicU32,
+}
+
+#[derive(Debug)]
+struct Limited {
     limits: Limits,
     requests: Option<Arc<Cell>>,
     tokens: Option<Arc<Cell>>,
-    /// Counted without a limit too, so that a limit that is set later knows what is in flight already. Shared with the
-    /// limiters of the same scope under other settings.
-    in_flight: Arc<AtomicU32>,
 }
 
 // === impl Kind ===
 
 impl Kind {
-    /// The kind of a scope; what is set for each of a kind is a setting of that kind.
-    pub fn of(scope: &Scope) -> Self {
-        match scope {
-            Scope::Platform => Self::Platform,
-            Scope::Plan(_) => Self::Plan,
-            Scope::Tenant(_) | Scope::EachTenant(_) => Self::Tenant,
-            Scope::Project(..) => Self::Project,
-            Scope::Key(..) => Self::Key,
-            Scope::EndUser(..) | Scope::EachEndUser(_) => Self::EndUser,
-        }
-    }
-
     pub fn name(self) -> &'static str {
         match self {
             Self::Platform => "platform",
@@ -73,13 +68,7 @@ impl Kind {
 
 impl Limiter {
     pub fn new(kind: Kind, limits: Limits) -> Self {
-        Self {
-            kind,
-            limits,
-            requests: limits.requests_per_minute.map(|limit| Arc::new(Cell::new(limit.into()))),
-            tokens: limits.tokens_per_minute.map(|limit| Arc::new(Cell::new(limit))),
-            in_flight: Arc::default(),
-        }
+        Self { kind, limited: Limited::of(limits, None), first: None, in_flight: AtomicU32::new(0) }
     }
 
     /// The same scope under other settings. A rate whose limit stays goes on as it is; one whose limit changes keeps the
@@ -87,15 +76,14 @@ impl Limiter {
     ///
     /// A request that entered before and settles after corrects its tokens under the old limit only: under the new one
     /// its whole estimate stays taken, for the minute that it takes to refill.
-    pub fn under(&self, limits: Limits) -> Self {
-        let requests = limits.requests_per_minute.map(u64::from);
-        Self {
-            kind: self.kind,
-            limits,
-            requests: carried(self.requests.as_ref(), requests),
-            tokens: carried(self.tokens.as_ref(), limits.tokens_per_minute),
-            in_flight: Arc::clone(&self.in_flight),
-        }
+    pub fn under(self: &Arc<Self>, limits: Limits) -> Self {
+        let limited = Limited::of(limits, self.limited.as_deref());
+        let first = Arc::clone(self.first.as_ref().unwrap_or(self));
+        Self { kind: self.kind, limited, first: Some(first), in_flight: AtomicU32::new(0) }
+    }
+
+    fn running(&self) -> &AtomicU32 {
+        &self.first.as_deref().unwrap_or(self).in_flight
     }
 
     pub fn kind(&self) -> Kind {
@@ -103,23 +91,31 @@ impl Limiter {
     }
 
     pub fn limits(&self) -> Limits {
-        self.limits
+        self.limited.as_ref().map_or_else(Limits::default, |limited| limited.limits)
+    }
+
+    fn requests(&self) -> Option<&Cell> {
+        self.limited.as_ref()?.requests.as_deref()
+    }
+
+    fn tokens(&self) -> Option<&Cell> {
+        self.limited.as_ref()?.tokens.as_deref()
     }
 
     /// Nothing is in flight, and every allowance is whole: it does not differ from a new one.
     pub fn is_unused(&self, now: Timestamp) -> bool {
-        let whole = |cell: &Arc<Cell>| cell.allowance(now).reset.is_zero();
-        self.in_flight.load(Ordering::Acquire) == 0 && [&self.requests, &self.tokens].into_iter().flatten().all(whole)
+        let whole = |cell: &Cell| cell.allowance(now).reset.is_zero();
+        self.running().load(Ordering::Acquire) == 0 && [self.requests(), self.tokens()].into_iter().flatten().all(whole)
     }
 
     pub fn in_flight(&self) -> u32 {
-        self.in_flight.load(Ordering::Acquire)
+        self.running().load(Ordering::Acquire)
     }
 
     /// Takes a place among the parallel requests and one of the requests per minute, or neither.
     pub fn enter(&self, now: Timestamp) -> Result<(), Refusal> {
         self.take_place()?;
-        let Some(cell) = &self.requests else { return Ok(()) };
+        let Some(cell) = self.requests() else { return Ok(()) };
         cell.take(1, now).map_err(|refused| {
             self.leave();
             self.refusal("requests per minute", cell.limit(), refused)
@@ -128,7 +124,7 @@ impl Limiter {
 
     /// Undoes [`Limiter::enter`].
     pub fn withdraw(&self) {
-        if let Some(cell) = &self.requests {
+        if let Some(cell) = self.requests() {
             cell.give_back(1);
         }
         self.leave();
@@ -136,43 +132,43 @@ impl Limiter {
 
     /// Gives back the place among the parallel requests.
     pub fn leave(&self) {
-        self.in_flight.fetch_sub(1, Ordering::AcqRel);
+        self.running().fetch_sub(1, Ordering::AcqRel);
     }
 
     pub fn take_tokens(&self, n: u64, now: Timestamp) -> Result<(), Refusal> {
-        let Some(cell) = &self.tokens else { return Ok(()) };
+        let Some(cell) = self.tokens() else { return Ok(()) };
         cell.take(n, now).map_err(|refused| self.refusal("tokens per minute", cell.limit(), refused))
     }
 
     pub fn give_back_tokens(&self, n: u64) {
-        if let Some(cell) = &self.tokens {
+        if let Some(cell) = self.tokens() {
             cell.give_back(n);
         }
     }
 
     pub fn correct_tokens(&self, estimated: u64, actual: u64, now: Timestamp) {
-        if let Some(cell) = &self.tokens {
+        if let Some(cell) = self.tokens() {
             cell.correct(estimated, actual, now);
         }
     }
 
     pub fn requests_left(&self, now: Timestamp) -> Option<Allowance> {
-        self.requests.as_ref().map(|cell| cell.allowance(now))
+        self.requests().map(|cell| cell.allowance(now))
     }
 
     pub fn tokens_left(&self, now: Timestamp) -> Option<Allowance> {
-        self.tokens.as_ref().map(|cell| cell.allowance(now))
+        self.tokens().map(|cell| cell.allowance(now))
     }
 
     fn take_place(&self) -> Result<(), Refusal> {
-        let limit = self.limits.parallel_requests.unwrap_or(u32::MAX);
-        let mut running = self.in_flight.load(Ordering::Acquire);
+        let limit = self.limits().parallel_requests.unwrap_or(u32::MAX);
+        let mut running = self.running().load(Ordering::Acquire);
         loop {
             if running >= limit {
                 let refused = if limit == 0 { Refused::Never } else { Refused::For(PARALLEL_RETRY) };
                 return Err(self.refusal("parallel requests", limit.into(), refused));
             }
-            match self.in_flight.compare_exchange_weak(running, running + 1, Ordering::AcqRel, Ordering::Acquire) {
+            match self.running().compare_exchange_weak(running, running + 1, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => return Ok(()),
                 Err(changed) => running = changed,
             }
@@ -189,6 +185,20 @@ impl Limiter {
                 Refused::For(wait) => Some(wait),
             },
         })
+    }
+}
+
+impl Limited {
+    /// Of these limits, going on from what was used before; none where nothing is limited.
+    fn of(limits: Limits, before: Option<&Self>) -> Option<Box<Self>> {
+        let requests = before.and_then(|before| before.requests.as_ref());
+        let tokens = before.and_then(|before| before.tokens.as_ref());
+        let limited = Self {
+            limits,
+            requests: carried(requests, limits.requests_per_minute.map(u64::from)),
+            tokens: carried(tokens, limits.tokens_per_minute),
+        };
+        (limits != Limits::default()).then(|| Box::new(limited))
     }
 }
 

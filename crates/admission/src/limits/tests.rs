@@ -425,24 +425,24 @@ fn a_clock_that_is_behind_is_judged_the_more_strictly() {
 
 // === who is limited ===
 
-fn key_scope() -> tollgate_types::Scope {
-    tollgate_types::Scope::Key("t".parse().expect("a slug"), "k".parse().expect("a slug"))
-}
-
 #[test]
 fn a_scope_keeps_its_limiter_while_its_settings_stay_and_its_used_share_when_they_change() {
-    let (mut first, nobody) = (Registry::default(), Registry::default());
-    let limiter = first.limiter(&nobody, key_scope(), requests(10));
-    assert!(Arc::ptr_eq(&limiter, &first.limiter(&nobody, key_scope(), requests(10))), "one for all who ask");
+    let (tenant, id) = ("t".parse().expect("a slug"), "k".parse().expect("a slug"));
+    let registry = |before: &Registry, limits: Limits| {
+        let mut registry = Registry::default();
+        registry.found(&tenant, Arc::new(Limiter::new(Kind::Tenant, NONE)), None);
+        let limiter = registry.key(before, &tenant, &id, limits);
+        (registry, limiter)
+    };
+    let (first, limiter) = registry(&Registry::default(), requests(10));
     let scopes = Arc::new(Scopes::new([Arc::clone(&limiter)]));
     let entries: Vec<_> = (0..5).map(|_| enter(&scopes).expect("there is room")).collect();
 
-    let mut second = Registry::default();
-    let same = second.limiter(&first, key_scope(), requests(10));
+    let (second, same) = registry(&first, requests(10));
     assert!(Arc::ptr_eq(&limiter, &same));
 
     let both = Limits { tokens_per_minute: Some(7), parallel_requests: Some(5), ..requests(100) };
-    let changed = Registry::default().limiter(&second, key_scope(), both);
+    let (_, changed) = registry(&second, both);
     assert_eq!(changed.requests_left(at(0)).map(|left| left.remaining), Some(50), "half of it is used up");
     assert_eq!(changed.tokens_left(at(0)).map(|left| left.remaining), Some(7));
     let changed = Arc::new(Scopes::new([changed]));

@@ -35,7 +35,7 @@ storm: ## Thousands of requests, kill -9, one cap: never over
 scale: ## A hundred thousand tenants and ten million events beside ten tenants
 	@scripts/scale
 
-prove: ## Models of the money protocol, to their last state; their broken variants must fail
+prove: ## Models of the money protocol, to their last state, and the guard for all inputs; broken ones must be noticed
 	@scripts/prove
 
 fuzz: ## Every parser of outside input, fed what nobody should send

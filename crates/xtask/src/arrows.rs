@@ -14,6 +14,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("types", &[]),
     ("ledger", &["types"]),
     ("store", &["types", "ledger"]),
+    ("guard", &["types"]),
     ("policy", &[]),
     ("admission", &["types", "ledger", "policy"]),
     ("tokens", &[]),
@@ -21,7 +22,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("client", &[]),
     ("sim", &[]),
     ("bench", &[]),
-    ("gateway", &["types", "ledger", "store", "policy", "admission", "serving", "tokens", "client", "sim", "bench"]),
+    (
+        "gateway",
+        &["types", "ledger", "store", "guard", "policy", "admission", "serving", "tokens", "client", "sim", "bench"],
+    ),
     ("prove", &[]),
     ("xtask", &[]),
 ];

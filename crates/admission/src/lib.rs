@@ -113,9 +113,8 @@ impl Admission {
         self.prices.load_full()
     }
 
-    /// Who presents this key. `tenant` is the one named in the address, if any: another tenant's key finds nothing
-    /// there, not even a refusal of its own.
-    pub fn authenticate(&self, api_key: Option<&str>, tenant: Option<&str>) -> Result<Arc<Principal>, Refusal> {
+    /// Who presents this key. What it may do is the guard's to say.
+    pub fn authenticate(&self, api_key: Option<&str>) -> Result<Arc<Principal>, Refusal> {
         let presented = api_key.filter(|key| key.len() <= API_KEY_BYTES_MAX).ok_or(Refusal::InvalidApiKey)?;
         let mut digest = [0; 32];
         digest.copy_from_slice(hmac::sign(&self.hasher, presented.as_bytes()).as_ref());
@@ -123,21 +122,12 @@ impl Admission {
         if principal.has_ended(self.clock.now()) {
             return Err(Refusal::InvalidApiKey);
         }
-        match tenant {
-            Some(named) if named != principal.tenant.as_str() => Err(Refusal::NotFound),
-            _ => Ok(principal),
-        }
+        Ok(principal)
     }
 
-    /// Lets a principal in at one of the surfaces, within its key's scopes and limits. Comes before anything is read of
+    /// Lets a principal in within its limits. Comes before anything is read of
     /// the request, so that a key cannot make us hold more requests than it may have.
-    pub fn enter(
-        &self,
-        principal: &Arc<Principal>,
-        surface: Surface,
-        end_user: Option<EndUserId>,
-    ) -> Result<Entered, Refusal> {
-        check_scope(principal, surface)?;
+    pub fn enter(&self, principal: &Arc<Principal>, end_user: Option<EndUserId>) -> Result<Entered, Refusal> {
         let now = self.clock.steady();
         let end_user = end_user.map(|user| principal.end_user_limiter(user, now)).transpose()?.flatten();
         let entry = Entry::enter(&principal.limits, end_user, now)?;
@@ -258,14 +248,6 @@ impl std::fmt::Debug for Admission {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Admission").finish_non_exhaustive()
     }
-}
-
-fn check_scope(principal: &Principal, surface: Surface) -> Result<(), Refusal> {
-    let (held, action, scope) = match surface {
-        Surface::Chat => (principal.scopes.chat, "call chat models", "chat"),
-        Surface::Embeddings => (principal.scopes.embeddings, "make embeddings", "embeddings"),
-    };
-    if held { Ok(()) } else { Err(Refusal::RoleDenied { action, scope }) }
 }
 
 /// Everything in the request must have an upper bound on its cost.

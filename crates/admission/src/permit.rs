@@ -202,8 +202,8 @@ mod charging {
             let id = RequestId::new(self.clock.now(), self.number);
             let identity =
                 Identity { id, end_user: None, idempotency: None, attribution: None, judged: Default::default() };
-            let principal = self.admission.authenticate(Some(SECRET), None).expect("the key is good");
-            let entered = self.admission.enter(&principal, Surface::Chat, None).expect("it may chat");
+            let principal = self.admission.authenticate(Some(SECRET)).expect("the key is good");
+            let entered = self.admission.enter(&principal, None).expect("it may chat");
             self.admission.admit(&self.books, entered, &call, &target, identity, || None)
         }
 
@@ -368,7 +368,7 @@ mod limiting {
         }
 
         fn admit(&self, output: u64) -> Result<Permit<MemoryLog>, Refusal> {
-            let entered = self.admission.enter(&self.principal, Surface::Chat, None)?;
+            let entered = self.admission.enter(&self.principal, None)?;
             let (call, target) = (call(output), target());
             let identity = Identity {
                 id: RequestId(u128::from(output)),
@@ -381,7 +381,7 @@ mod limiting {
         }
 
         fn left(&self) -> u64 {
-            let entered = self.admission.enter(&self.principal, Surface::Chat, None).expect("nothing limits requests");
+            let entered = self.admission.enter(&self.principal, None).expect("nothing limits requests");
             left(entered.entry.rate(self.admission.clock.steady()))
         }
     }

@@ -5,6 +5,7 @@
 
 mod bills;
 mod budgets;
+mod caller;
 pub mod corrections;
 mod durable;
 mod extract;
@@ -33,7 +34,6 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{delete, get, post, put};
 use bytes::Bytes;
-use http::request::Parts;
 use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
 use ring::hmac;
@@ -44,6 +44,7 @@ use tower::ServiceExt;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
+use self::caller::{Gate, Operator};
 use self::refused::Refused;
 use crate::app::App;
 use crate::http::body::{self, Body};
@@ -55,7 +56,7 @@ const BODY_BYTES_MAX: usize = 64 * 1024;
 const DESCRIPTION: &str = "/admin/v1/openapi.json";
 
 /// Every route on one screen.
-fn router() -> Router<Arc<App>> {
+fn router() -> Router<Gate> {
     Router::new()
         .route("/admin/v1/tenants", get(tenants::list).post(tenants::create))
         .route("/admin/v1/tenants/{id}", get(tenants::show).put(tenants::set))
@@ -97,27 +98,30 @@ fn router() -> Router<Arc<App>> {
 /// Answers one request to the control plane.
 pub async fn handle(app: &Arc<App>, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
     let (head, incoming) = request.into_parts();
+    let operator = recognised(app, &head.headers);
     // Whoever may not be heard is not listened to.
-    let body = if has_admin_key(app, &head.headers) {
-        body::read(incoming, BOOK_BYTES_MAX, app.server.body_timeout).await?
-    } else {
-        Bytes::new()
+    let body = match operator {
+        Some(_) => body::read(incoming, BOOK_BYTES_MAX, app.server.body_timeout).await?,
+        None => Bytes::new(),
     };
-    Ok(answer(app, Request::from_parts(head, body)).await.map(Body::Admin))
+    Ok(answer(app, operator, Request::from_parts(head, body)).await.map(Body::Admin))
 }
 
-async fn answer(app: &Arc<App>, request: Request<Bytes>) -> axum::response::Response {
+/// Who it is that presents these credentials.
+fn recognised(app: &App, headers: &HeaderMap) -> Option<Operator> {
+    has_admin_key(app, headers).then_some(Operator::ADMIN)
+}
+
+async fn answer(app: &Arc<App>, operator: Option<Operator>, request: Request<Bytes>) -> axum::response::Response {
     use axum::response::IntoResponse;
-    let (head, body) = request.into_parts();
-    if !may_speak(app, &head) {
-        return Refused::unknown_key().into_response();
+    let (mut head, body) = request.into_parts();
+    match operator {
+        Some(operator) => drop(head.extensions.insert(operator)),
+        None if head.uri.path() == DESCRIPTION => {}
+        None => return Refused::unknown_key().into_response(),
     }
     let request = Request::from_parts(head, axum::body::Body::from(body));
-    router().with_state(Arc::clone(app)).oneshot(request).await.unwrap_or_else(|never| match never {})
-}
-
-fn may_speak(app: &App, head: &Parts) -> bool {
-    head.uri.path() == DESCRIPTION || has_admin_key(app, &head.headers)
+    router().with_state(Gate::to(app)).oneshot(request).await.unwrap_or_else(|never| match never {})
 }
 
 pub fn has_admin_key(app: &App, headers: &HeaderMap) -> bool {

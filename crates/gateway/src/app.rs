@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use ring::rand::{SecureRandom, SystemRandom};
 use tollgate_admission::Admission;
 use tollgate_admission::price::{PriceBook, PriceBooks, SHIPPED};
+use tollgate_guard::Guard;
 use tollgate_ledger::Books;
 use tollgate_policy::signature::VerifyingKey;
 use tollgate_store::journal::{self, Journal, JournalWriter};
@@ -38,6 +39,8 @@ pub struct App {
     pub answers: Answers,
     pub twins: Arc<Twins>,
     pub admission: Admission,
+    /// Who may do what with whose.
+    pub guard: Guard,
     pub metrics: Metrics,
     pub alerts: Alerts,
     pub server: config::Server,
@@ -112,6 +115,7 @@ impl App {
             answers: store.answers.clone(),
             twins: Arc::default(),
             admission,
+            guard: Guard::shipped(),
             metrics: Metrics::new(config.server.metric_tenants_max),
             alerts: Alerts::default(),
             server: config.server.clone(),

@@ -19,6 +19,7 @@ mod attempts;
 pub mod command;
 pub mod config;
 pub mod decisions;
+pub mod gate;
 pub mod http;
 pub mod idempotent;
 pub mod laws;

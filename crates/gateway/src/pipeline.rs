@@ -16,6 +16,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tollgate_admission::policy::{Facts, Judged};
 use tollgate_admission::{Entered, Identity, Permit, Principal, Settled, Target};
+use tollgate_guard::Act;
 use tollgate_ledger::{Amounts, Claim};
 use tollgate_policy::Obligations;
 use tollgate_serving::answer;
@@ -32,6 +33,7 @@ use crate::app::App;
 use crate::attempts::{self, Answered, Question};
 use crate::config::Route;
 use crate::decisions::Judgement;
+use crate::gate;
 use crate::http::body::{self, Body};
 use crate::http::wire;
 use crate::http::{headers, routes};
@@ -92,10 +94,10 @@ pub async fn serve(
     let (head, incoming) = request.into_parts();
 
     // Who asks, before anything is read of what they ask.
-    let principal = app.admission.authenticate(headers::api_key(&head.headers), tenant)?;
+    let principal = gate::enter(app, tenant, &head.headers, act(surface))?;
     check_project(&principal, &head.headers)?;
     let end_user = end_user(app, &principal, &head.headers)?;
-    let entered = app.admission.enter(&principal, surface, end_user)?;
+    let entered = app.admission.enter(&principal, end_user)?;
     let key = headers::idempotency_key(&head.headers)?;
 
     // What is asked, and whether it was asked before.
@@ -106,6 +108,13 @@ pub async fn serve(
     match idempotency {
         Some(idempotency) => idempotent::serve(asked, idempotency).await,
         None => fulfil(asked, None).await,
+    }
+}
+
+fn act(surface: Surface) -> Act {
+    match surface {
+        Surface::Chat => Act::Chat,
+        Surface::Embeddings => Act::Embeddings,
     }
 }
 

@@ -8,29 +8,22 @@ use std::time::Duration;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Response};
 use serde_json::{Value, json};
-use tollgate_admission::Principal;
+use tollgate_guard::Act;
 use tollgate_store::view::{Reader, UsageEvent, ViewError};
 use tollgate_types::{Refusal, RequestId};
 
 use crate::app::App;
+use crate::gate;
 use crate::http::body::Body;
-use crate::http::{headers, routes};
+use crate::http::routes;
 use crate::receipt::{self, Told};
 
 /// How long a receipt may wait for the view to hold its request.
 const VIEW_PATIENCE: Duration = Duration::from_secs(5);
 
-fn authenticate(app: &App, tenant: Option<&str>, headers: &HeaderMap) -> Result<Arc<Principal>, Refusal> {
-    app.admission.authenticate(headers::api_key(headers), tenant)
-}
-
-fn may_list(principal: &Principal) -> Result<(), Refusal> {
-    if principal.scopes.models { Ok(()) } else { Err(Refusal::RoleDenied { action: "list models", scope: "models" }) }
-}
-
 /// `GET /v1/models`
 pub fn models(app: &App, tenant: Option<&str>, headers: &HeaderMap) -> Result<Response<Body>, Refusal> {
-    may_list(&*authenticate(app, tenant, headers)?)?;
+    gate::enter(app, tenant, headers, Act::Models)?;
     let routing = app.routing();
     let data: Vec<Value> = routing.routes.values().map(|route| model_object(&route.target)).collect();
     Ok(routes::json(json!({ "object": "list", "data": data }).to_string().into()))
@@ -38,7 +31,7 @@ pub fn models(app: &App, tenant: Option<&str>, headers: &HeaderMap) -> Result<Re
 
 /// `GET /v1/models/{model}`
 pub fn model(app: &App, tenant: Option<&str>, headers: &HeaderMap, name: &str) -> Result<Response<Body>, Refusal> {
-    may_list(&*authenticate(app, tenant, headers)?)?;
+    gate::enter(app, tenant, headers, Act::Models)?;
     let route = app.route(&decoded(name))?;
     Ok(routes::json(model_object(&route.target).to_string().into()))
 }
@@ -70,10 +63,11 @@ pub async fn receipt(
     headers: &HeaderMap,
     id: &str,
 ) -> Result<Response<Body>, Refusal> {
-    let principal = authenticate(app, tenant, headers)?;
+    let principal = gate::enter(app, tenant, headers, Act::Receipt)?;
     let id: RequestId = id.parse().map_err(|_| Refusal::NotFound)?;
     let told = ask_view(app, move |view| Told::of(view, id)).await?;
-    let told = told.filter(|told| told.event.reserved.spender.tenant == principal.tenant).ok_or(Refusal::NotFound)?;
+    let told = told.ok_or(Refusal::NotFound)?;
+    gate::may(app, &principal, Act::Receipt, &told.event.reserved.spender.tenant)?;
     let receipt = serde_json::to_vec(&receipt::issue(app, &told)).expect("a receipt is plain data");
     Ok(routes::json(receipt.into()))
 }

@@ -1,26 +1,25 @@
 //! `/admin/v1/usage/bill`: what a tenant owes for a month. Lines say what was posted in it and stay as they are; what is
 //! found out later stands as an adjustment on the bill of the month in which it was found.
 
-use std::sync::Arc;
-
 use axum::Json;
-use axum::extract::State;
 use tollgate_client::{Bill, BillAdjustment, BillLine, BillQuery};
+use tollgate_guard::Act;
 use tollgate_ledger::account::Columns;
 use tollgate_store::view::{self, BillParts};
 use tollgate_types::directory::{Tariff, Tenant};
 use tollgate_types::{Month, TenantId, Timestamp};
 
+use super::caller::{Caller, Thing};
 use super::extract::{Asked, id};
 use super::refused::{Refusals, Refused};
 use super::usage::{ask, tokens_shown};
-use crate::app::App;
 
 /// Show what a tenant owes for a month
 #[utoipa::path(get, path = "/admin/v1/usage/bill", operation_id = "show_bill", tag = "usage", params(BillQuery),
     responses((status = 200, description = "The bill as it stands now", body = Bill), Refusals))]
-pub async fn show(State(app): State<Arc<App>>, Asked(wanted): Asked<BillQuery>) -> Result<Json<Bill>, Refused> {
+pub async fn show(caller: Caller, Asked(wanted): Asked<BillQuery>) -> Result<Json<Bill>, Refused> {
     let tenant: TenantId = id("tenant", &wanted.tenant)?;
+    let app = caller.may(Act::ShowBill, &Thing::Tenant(tenant.clone()))?;
     let month: Month = id("month", &wanted.month)?;
     let (tenant, tariff) = app.books.with_directory(|directory| {
         let tenant = directory.tenant(&tenant)?;

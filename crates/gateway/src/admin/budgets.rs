@@ -1,16 +1,15 @@
 //! `/admin/v1/budgets`. A budget is named by whose money it is, its window and its basis.
 
-use std::sync::Arc;
-
 use axum::Json;
-use axum::extract::State;
 use http::StatusCode;
 use smallvec::SmallVec;
 use tollgate_client::{Basis, Budget, BudgetAlert, BudgetScope, BudgetSelector, BudgetSetting, List, Whose, Window};
+use tollgate_guard::Act;
 use tollgate_ledger::{Alert, BudgetState, Cap, CapSet};
 use tollgate_types::directory::Directory;
 use tollgate_types::{EndUserId, KeyId, PicoSum, PlanId, ProjectId, Scope, TenantId, Timestamp};
 
+use super::caller::{Caller, Thing};
 use super::extract::{Asked, Body, id, optional_id};
 use super::projects::Of;
 use super::refused::{Refusals, Refused};
@@ -23,7 +22,8 @@ const ALERTS_MAX: usize = 8;
 /// Set a cap, or thresholds that only alert, for the narrowest that is named
 #[utoipa::path(put, path = "/admin/v1/budgets", operation_id = "set_budget", tag = "budgets", request_body = BudgetSetting,
     responses((status = 200, description = "The budget as it stands now", body = Budget), Refusals))]
-pub async fn set(State(app): State<Arc<App>>, Body(setting): Body<BudgetSetting>) -> Result<Json<Budget>, Refused> {
+pub async fn set(caller: Caller, Body(setting): Body<BudgetSetting>) -> Result<Json<Budget>, Refused> {
+    let app = caller.may(Act::SetBudget, &Thing::named(&setting.whose())?)?;
     let cap = setting.cap_usd.as_deref().map(PicoSum::parse_usd).transpose();
     let cap = cap.map_err(|error| Refused::field("cap_usd", error))?;
     let alerts = thresholds(&setting.alerts, cap)?;
@@ -39,7 +39,8 @@ pub async fn set(State(app): State<Arc<App>>, Body(setting): Body<BudgetSetting>
 /// List budgets and where they stand
 #[utoipa::path(get, path = "/admin/v1/budgets", operation_id = "list_budgets", tag = "budgets", params(Of),
     responses((status = 200, description = "Budgets: a tenant's own, its projects', its keys', its end users'; without a tenant everybody's", body = List<Budget>), Refusals))]
-pub async fn list(State(app): State<Arc<App>>, Asked(of): Asked<Of>) -> Result<Json<List<Budget>>, Refused> {
+pub async fn list(caller: Caller, Asked(of): Asked<Of>) -> Result<Json<List<Budget>>, Refused> {
+    let app = caller.may(Act::ListBudgets, &of.thing()?)?;
     let tenant = of.tenant(&app)?;
     let budgets = app.books.budgets(|scope| tenant.is_none() || scope.tenant() == tenant.as_ref());
     Ok(Json(List { data: budgets.iter().map(shown).collect() }))
@@ -48,10 +49,8 @@ pub async fn list(State(app): State<Arc<App>>, Asked(of): Asked<Of>) -> Result<J
 /// Remove a cap: what it counted is no longer limited by it
 #[utoipa::path(delete, path = "/admin/v1/budgets", operation_id = "remove_budget", tag = "budgets", params(BudgetSelector),
     responses((status = 204, description = "Removed"), Refusals))]
-pub async fn remove(
-    State(app): State<Arc<App>>,
-    Asked(selected): Asked<BudgetSelector>,
-) -> Result<StatusCode, Refused> {
+pub async fn remove(caller: Caller, Asked(selected): Asked<BudgetSelector>) -> Result<StatusCode, Refused> {
+    let app = caller.may(Act::RemoveBudget, &Thing::named(&selected.whose())?)?;
     let which = Which::read(&app, &selected.whose(), selected.window, selected.basis)?;
     if which.state(&app).is_none() {
         return Err(Refused::not_found("there is no such budget"));
@@ -65,10 +64,8 @@ pub async fn remove(
 /// Newest first, at most 1,000, since the gateway started.
 #[utoipa::path(get, path = "/admin/v1/budgets/alerts", operation_id = "list_budget_alerts", tag = "budgets", params(Of),
     responses((status = 200, description = "Alerts: a tenant's own, its projects', its keys', its end users'; without a tenant everybody's", body = List<BudgetAlert>), Refusals))]
-pub async fn alerts_list(
-    State(app): State<Arc<App>>,
-    Asked(of): Asked<Of>,
-) -> Result<Json<List<BudgetAlert>>, Refused> {
+pub async fn alerts_list(caller: Caller, Asked(of): Asked<Of>) -> Result<Json<List<BudgetAlert>>, Refused> {
+    let app = caller.may(Act::ListBudgetAlerts, &of.thing()?)?;
     let tenant = of.tenant(&app)?;
     alerts::collect(&app);
     let newest = app.alerts.newest(|scope| tenant.is_none() || scope.tenant() == tenant.as_ref());

@@ -9,11 +9,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::State;
 use tokio::sync::Mutex;
 use tollgate_admission::price::{PriceBook, PriceBooks, Rerated, recharged, rerated};
 use tollgate_admission::{UNBOUNDED, UNPRICED};
 use tollgate_client::{CorrectedTenant, Correction, NewCorrection};
+use tollgate_guard::Act;
 use tollgate_ledger::account::Columns;
 use tollgate_ledger::record::{Adjusted, Reason, Standing};
 use tollgate_ledger::{Amounts, Reserved};
@@ -23,6 +23,7 @@ use tollgate_store::view::{EventEnd, EventState, GroupBy, Page, Reader, UsageEve
 use tollgate_types::directory::Tariff;
 use tollgate_types::{Month, PicoSum, PicoUsd, RequestId, TenantId, Timestamp, Usage};
 
+use super::caller::{Caller, Thing};
 use super::durable::aside;
 use super::extract::{Body, optional_id, time};
 use super::prices;
@@ -40,10 +41,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Re-rate what was posted in a span by a corrected book, a page at a time
 #[utoipa::path(post, path = "/admin/v1/prices/corrections", operation_id = "correct_prices", tag = "prices", request_body = NewCorrection,
     responses((status = 200, description = "What the page came to", body = Correction), Refusals))]
-pub async fn correct(
-    State(app): State<Arc<App>>,
-    Body(wanted): Body<NewCorrection>,
-) -> Result<Json<Correction>, Refused> {
+pub async fn correct(caller: Caller, Body(wanted): Body<NewCorrection>) -> Result<Json<Correction>, Refused> {
+    let app = caller.may(Act::CorrectPrices, &Thing::Platform)?;
     let (from, to) = (time("from", &wanted.from)?, time("to", &wanted.to)?);
     if to <= from {
         return Err(Refused::field("to", "must be after from"));

@@ -1,16 +1,15 @@
 //! `/admin/v1/keys`. A key is told once, when it is made; what is kept is its keyed hash.
 
-use std::sync::Arc;
-
 use axum::Json;
-use axum::extract::State;
 use http::StatusCode;
 use http::header::{CACHE_CONTROL, HeaderName};
 use ring::rand::{SecureRandom, SystemRandom};
 use tollgate_client::{CreatedKey, Key, KeyScope, List, NewKey};
+use tollgate_guard::Act;
 use tollgate_types::directory::{ApiKey, Change, KeyScopes};
 use tollgate_types::{KeyId, ProjectId, TenantId, Timestamp, hex};
 
+use super::caller::{Caller, Thing};
 use super::durable::change;
 use super::extract::{Asked, Body, Id, id, limits, optional_id, optional_time};
 use super::label;
@@ -28,9 +27,10 @@ const ID_BYTES: usize = 8;
 #[utoipa::path(post, path = "/admin/v1/keys", operation_id = "create_key", tag = "keys", request_body = NewKey,
     responses((status = 201, description = "Created", body = CreatedKey), Refusals))]
 pub async fn create(
-    State(app): State<Arc<App>>,
+    caller: Caller,
     Body(new): Body<NewKey>,
 ) -> Result<(StatusCode, [(HeaderName, &'static str); 1], Json<CreatedKey>), Refused> {
+    let app = caller.may(Act::CreateKey, &Thing::Tenant(id("tenant", &new.tenant)?))?;
     let (mut key, secret) = read(&app, &new)?;
     // Refused before anything is sealed: a tenant that is not there has no data key.
     app.books.with_directory(|directory| directory.check(&Change::KeyCreated(Box::new(key.clone()))))?;
@@ -43,7 +43,8 @@ pub async fn create(
 /// List keys, without their secrets
 #[utoipa::path(get, path = "/admin/v1/keys", operation_id = "list_keys", tag = "keys", params(Of),
     responses((status = 200, description = "Keys, by id", body = List<Key>), Refusals))]
-pub async fn list(State(app): State<Arc<App>>, Asked(of): Asked<Of>) -> Result<Json<List<Key>>, Refused> {
+pub async fn list(caller: Caller, Asked(of): Asked<Of>) -> Result<Json<List<Key>>, Refused> {
+    let app = caller.may(Act::ListKeys, &of.thing()?)?;
     let tenant = of.tenant(&app)?;
     let keys: Vec<_> = app.books.with_directory(|directory| {
         let wanted = |key: &&ApiKey| tenant.as_ref().is_none_or(|tenant| key.tenant == *tenant);
@@ -56,7 +57,8 @@ pub async fn list(State(app): State<Arc<App>>, Asked(of): Asked<Of>) -> Result<J
 #[utoipa::path(delete, path = "/admin/v1/keys/{id}", operation_id = "revoke_key", tag = "keys",
     params(("id" = String, Path, example = "k3f9c1d2e4a5b6078")),
     responses((status = 200, description = "The key as it is now", body = Key), Refusals))]
-pub async fn revoke(State(app): State<Arc<App>>, Id(id): Id<KeyId>) -> Result<Json<Key>, Refused> {
+pub async fn revoke(caller: Caller, Id(id): Id<KeyId>) -> Result<Json<Key>, Refused> {
+    let app = caller.may(Act::RevokeKey, &caller.key(&id)?)?;
     let found = |app: &App| app.books.with_directory(|directory| directory.key(&id).cloned());
     if found(&app)?.revoked_at.is_none() {
         change(&app, [Change::KeyRevoked { id: id.clone(), at: app.clock().now() }]).await?;

@@ -1,21 +1,20 @@
 //! `/admin/v1/ledger`.
 
-use std::sync::Arc;
-
 use axum::Json;
-use axum::extract::State;
 use tollgate_client::LedgerState;
+use tollgate_guard::Act;
 use tollgate_ledger::Audit;
 use tollgate_types::{PicoSum, Timestamp};
 
+use super::caller::{Caller, Thing};
 use super::durable::aside;
 use super::refused::{Refusals, Refused};
-use crate::app::App;
 
 /// Add everything up again and compare
 #[utoipa::path(get, path = "/admin/v1/ledger", operation_id = "show_ledger", tag = "ledger",
     responses((status = 200, description = "Drift is `0`, or something is wrong", body = LedgerState), Refusals))]
-pub async fn show(State(app): State<Arc<App>>) -> Result<Json<LedgerState>, Refused> {
+pub async fn show(caller: Caller) -> Result<Json<LedgerState>, Refused> {
+    let app = caller.may(Act::ShowLedger, &Thing::Platform)?;
     // It walks over every scope there is.
     let state = aside(move || shown(&app.books.audit(), app.clock().now())).await?;
     Ok(Json(state))

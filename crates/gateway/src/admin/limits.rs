@@ -1,26 +1,25 @@
 //! `/admin/v1/limits`: requests and tokens per minute, and requests at once, of any scope. A limit is named by whose it is,
 //! as a budget is; those that a key was made with stand with the key.
 
-use std::sync::Arc;
-
 use axum::Json;
-use axum::extract::State;
 use http::StatusCode;
 use tollgate_client::{Limit, LimitSetting, List, Whose};
+use tollgate_guard::Act;
 use tollgate_types::Scope;
 use tollgate_types::directory::{Change, Limits};
 
 use super::budgets::{named, scope};
+use super::caller::{Caller, Thing};
 use super::durable::change;
 use super::extract::{self, Asked, Body};
 use super::projects::Of;
 use super::refused::{Refusals, Refused};
-use crate::app::App;
 
 /// Set the limits of the narrowest that is named: all three
 #[utoipa::path(put, path = "/admin/v1/limits", operation_id = "set_limits", tag = "limits", request_body = LimitSetting,
     responses((status = 200, description = "The limits as they stand now", body = Limit), Refusals))]
-pub async fn set(State(app): State<Arc<App>>, Body(setting): Body<LimitSetting>) -> Result<Json<Limit>, Refused> {
+pub async fn set(caller: Caller, Body(setting): Body<LimitSetting>) -> Result<Json<Limit>, Refused> {
+    let app = caller.may(Act::SetLimits, &Thing::named(&setting.whose())?)?;
     let limits = extract::limits(setting.requests_per_minute, setting.tokens_per_minute, setting.parallel_requests)?;
     if limits == Limits::default() {
         return Err(Refused::field("requests_per_minute", "name a limit at least; DELETE removes them"));
@@ -33,7 +32,8 @@ pub async fn set(State(app): State<Arc<App>>, Body(setting): Body<LimitSetting>)
 /// List limits
 #[utoipa::path(get, path = "/admin/v1/limits", operation_id = "list_limits", tag = "limits", params(Of),
     responses((status = 200, description = "Limits: a tenant's own, its projects', its keys', its end users'; without a tenant everybody's", body = List<Limit>), Refusals))]
-pub async fn list(State(app): State<Arc<App>>, Asked(of): Asked<Of>) -> Result<Json<List<Limit>>, Refused> {
+pub async fn list(caller: Caller, Asked(of): Asked<Of>) -> Result<Json<List<Limit>>, Refused> {
+    let app = caller.may(Act::ListLimits, &of.thing()?)?;
     let tenant = of.tenant(&app)?;
     let wanted = |scope: &Scope| tenant.is_none() || scope.tenant() == tenant.as_ref();
     let data = app.books.with_directory(|directory| {
@@ -46,7 +46,8 @@ pub async fn list(State(app): State<Arc<App>>, Asked(of): Asked<Of>) -> Result<J
 /// Remove the limits of a scope
 #[utoipa::path(delete, path = "/admin/v1/limits", operation_id = "remove_limits", tag = "limits", params(Whose),
     responses((status = 204, description = "Removed"), Refusals))]
-pub async fn remove(State(app): State<Arc<App>>, Asked(whose): Asked<Whose>) -> Result<StatusCode, Refused> {
+pub async fn remove(caller: Caller, Asked(whose): Asked<Whose>) -> Result<StatusCode, Refused> {
+    let app = caller.may(Act::RemoveLimits, &Thing::named(&whose)?)?;
     let scope = scope(&app, &whose)?;
     if !app.books.with_directory(|directory| directory.limits.contains_key(&scope)) {
         return Err(Refused::not_found("there are no such limits"));

@@ -1,28 +1,27 @@
 //! `/admin/v1/plans`.
 
-use std::sync::Arc;
-
 use axum::Json;
-use axum::extract::State;
 use tollgate_client::{List, Plan, PlanSettings, Tariff, TightBudget};
+use tollgate_guard::Act;
 use tollgate_types::directory::{self, Change};
 use tollgate_types::{PicoUsd, PlanId};
 
+use super::caller::{Caller, Thing};
 use super::durable::change;
 use super::extract::{Body, Id, limits};
 use super::refused::{Refusals, Refused};
 use super::tariffs;
-use crate::app::App;
 
 /// Create a plan or replace the whole of it: what is left out goes back to its default
 #[utoipa::path(put, path = "/admin/v1/plans/{id}", operation_id = "set_plan", tag = "plans", request_body = PlanSettings,
     params(("id" = String, Path, example = "standard")),
     responses((status = 200, description = "The plan as it is now", body = Plan), Refusals))]
 pub async fn set(
-    State(app): State<Arc<App>>,
+    caller: Caller,
     Id(id): Id<PlanId>,
     Body(settings): Body<PlanSettings>,
 ) -> Result<Json<Plan>, Refused> {
+    let app = caller.may(Act::SetPlan, &Thing::Platform)?;
     let plan = read(id, &settings)?;
     change(&app, [Change::PlanSet(plan.clone())]).await?;
     Ok(Json(shown(&plan)))
@@ -31,8 +30,9 @@ pub async fn set(
 /// List all plans
 #[utoipa::path(get, path = "/admin/v1/plans", operation_id = "list_plans", tag = "plans",
     responses((status = 200, description = "All plans, by id", body = List<Plan>), Refusals))]
-pub async fn list(State(app): State<Arc<App>>) -> Json<List<Plan>> {
-    Json(List { data: app.books.with_directory(|directory| directory.plans.values().map(shown).collect()) })
+pub async fn list(caller: Caller) -> Result<Json<List<Plan>>, Refused> {
+    let app = caller.may(Act::ListPlans, &Thing::Platform)?;
+    Ok(Json(List { data: app.books.with_directory(|directory| directory.plans.values().map(shown).collect()) }))
 }
 
 fn read(id: PlanId, settings: &PlanSettings) -> Result<directory::Plan, Refused> {

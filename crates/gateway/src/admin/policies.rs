@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::State;
 use axum::response::IntoResponse;
 use bytes::Bytes;
 use http::StatusCode;
@@ -12,12 +11,14 @@ use http::header::CONTENT_TYPE;
 use tokio::sync::{Mutex, MutexGuard};
 use tollgate_admission::Principal;
 use tollgate_client::{DecisionQuery, List, Policy, PolicyDecision, PolicyOf, Whose};
+use tollgate_guard::Act;
 use tollgate_policy::Law;
 use tollgate_store::store::prepare;
 use tollgate_types::directory::{Change, Directory, PolicySet};
 use tollgate_types::{Refusal, Scope, Timestamp, hex};
 
 use super::budgets::{named, scope};
+use super::caller::{Caller, Thing};
 use super::durable::aside;
 use super::extract::Asked;
 use super::refused::{Refusals, Refused};
@@ -35,11 +36,12 @@ static PUSHING: Mutex<()> = Mutex::const_new(());
 /// List the policy bundles in force
 #[utoipa::path(get, path = "/admin/v1/policies", operation_id = "list_policies", tag = "policies",
     responses((status = 200, description = "Bundles: the platform's, plans', tenants'", body = List<Policy>), Refusals))]
-pub async fn list(State(app): State<Arc<App>>) -> Json<List<Policy>> {
+pub async fn list(caller: Caller) -> Result<Json<List<Policy>>, Refused> {
+    let app = caller.may(Act::ListPolicies, &Thing::Platform)?;
     let data = app.books.with_directory(|directory| {
         directory.policies.keys().filter_map(|scope| shown(&app, directory, scope)).collect()
     });
-    Json(List { data })
+    Ok(Json(List { data }))
 }
 
 /// Put a policy bundle into force
@@ -47,11 +49,13 @@ pub async fn list(State(app): State<Arc<App>>) -> Json<List<Policy>> {
     request_body(content = Vec<u8>, content_type = "application/gzip", description = "A bundle, as `opa build` writes it, see docs/policy.md"),
     responses((status = 201, description = "In force", body = Policy), Refusals))]
 pub async fn push(
-    State(app): State<Arc<App>>,
+    caller: Caller,
     Asked(of): Asked<PolicyOf>,
     archive: Bytes,
 ) -> Result<(StatusCode, Json<Policy>), Refused> {
-    let scope = scope(&app, &whose(of))?;
+    let of = whose(of);
+    let app = caller.may(Act::PushPolicy, &Thing::named(&of)?)?;
+    let scope = scope(&app, &of)?;
     let (key, bytes) = (app.policy_key.clone(), archive.clone());
     let made = aside(move || laws::tested(&bytes, key.as_ref())).await?;
     let law = made.map_err(|problem| Refused::invalid(problem, None))?;
@@ -68,8 +72,10 @@ pub async fn push(
 /// Put the bundle before the one in force into force again
 #[utoipa::path(post, path = "/admin/v1/policies/rollback", operation_id = "roll_policy_back", tag = "policies", params(PolicyOf),
     responses((status = 200, description = "In force again", body = Policy), Refusals))]
-pub async fn roll_back(State(app): State<Arc<App>>, Asked(of): Asked<PolicyOf>) -> Result<Json<Policy>, Refused> {
-    let scope = scope(&app, &whose(of))?;
+pub async fn roll_back(caller: Caller, Asked(of): Asked<PolicyOf>) -> Result<Json<Policy>, Refused> {
+    let of = whose(of);
+    let app = caller.may(Act::RollPolicyBack, &Thing::named(&of)?)?;
+    let scope = scope(&app, &of)?;
     let one_at_a_time = PUSHING.lock().await;
     let before = app.books.with_directory(|directory| earlier(directory, &scope).last().copied());
     let digest = before.ok_or_else(|| Refused::not_found("there is no bundle before this one"))?;
@@ -83,8 +89,10 @@ pub async fn roll_back(State(app): State<Arc<App>>, Asked(of): Asked<PolicyOf>) 
 /// Take the say of the platform, a plan or a tenant away
 #[utoipa::path(delete, path = "/admin/v1/policies", operation_id = "remove_policy", tag = "policies", params(PolicyOf),
     responses((status = 204, description = "Removed"), Refusals))]
-pub async fn remove(State(app): State<Arc<App>>, Asked(of): Asked<PolicyOf>) -> Result<StatusCode, Refused> {
-    let scope = scope(&app, &whose(of))?;
+pub async fn remove(caller: Caller, Asked(of): Asked<PolicyOf>) -> Result<StatusCode, Refused> {
+    let of = whose(of);
+    let app = caller.may(Act::RemovePolicy, &Thing::named(&of)?)?;
+    let scope = scope(&app, &of)?;
     let one_at_a_time = PUSHING.lock().await;
     if app.books.with_directory(|directory| directory.policy(&scope)).is_none() {
         return Err(Refused::not_found("there is no such policy"));
@@ -96,8 +104,10 @@ pub async fn remove(State(app): State<Arc<App>>, Asked(of): Asked<PolicyOf>) -> 
 /// The archive of the bundle that is in force
 #[utoipa::path(get, path = "/admin/v1/policies/bundle", operation_id = "show_policy_bundle", tag = "policies", params(PolicyOf),
     responses((status = 200, description = "As it was pushed", body = Vec<u8>, content_type = "application/gzip"), Refusals))]
-pub async fn bundle(State(app): State<Arc<App>>, Asked(of): Asked<PolicyOf>) -> Result<impl IntoResponse, Refused> {
-    let scope = scope(&app, &whose(of))?;
+pub async fn bundle(caller: Caller, Asked(of): Asked<PolicyOf>) -> Result<impl IntoResponse, Refused> {
+    let of = whose(of);
+    let app = caller.may(Act::ShowPolicyBundle, &Thing::named(&of)?)?;
+    let scope = scope(&app, &of)?;
     let digest = app.books.with_directory(|directory| directory.policy(&scope));
     let digest = digest.ok_or_else(|| Refused::not_found("there is no such policy"))?;
     let file = laws::file(&app.dir, &digest);
@@ -111,10 +121,8 @@ pub async fn bundle(State(app): State<Arc<App>>, Asked(of): Asked<PolicyOf>) -> 
 /// Of the last few thousand, in memory only; without prompts.
 #[utoipa::path(get, path = "/admin/v1/policies/decisions", operation_id = "list_policy_decisions", tag = "policies", params(DecisionQuery),
     responses((status = 200, description = "Decisions", body = List<PolicyDecision>), Refusals))]
-pub async fn decisions(
-    State(app): State<Arc<App>>,
-    Asked(of): Asked<DecisionQuery>,
-) -> Result<Json<List<PolicyDecision>>, Refused> {
+pub async fn decisions(caller: Caller, Asked(of): Asked<DecisionQuery>) -> Result<Json<List<PolicyDecision>>, Refused> {
+    let app = caller.may(Act::ListPolicyDecisions, &Thing::of(of.tenant.as_ref())?)?;
     let limit = of.limit.unwrap_or(DECISIONS_USUAL);
     if limit > KEPT {
         return Err(Refused::field("limit", format!("at most {KEPT}")));

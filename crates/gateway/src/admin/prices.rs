@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::State;
 use http::StatusCode;
 use tokio::sync::Mutex;
 use tollgate_admission::price::{PriceBook, SHIPPED};
 use tollgate_client::{List, PriceBookInfo};
+use tollgate_guard::Act;
 use tollgate_store::store::{Layout, prepare};
 
+use super::caller::{Caller, Thing};
 use super::durable::aside;
 use super::refused::{Refusals, Refused};
 use crate::app::App;
@@ -23,7 +24,8 @@ static PUSHING: Mutex<()> = Mutex::const_new(());
 /// List the price books in force; where two speak of the same price, the later one counts
 #[utoipa::path(get, path = "/admin/v1/prices", operation_id = "list_price_books", tag = "prices",
     responses((status = 200, description = "Books, in order", body = List<PriceBookInfo>), Refusals))]
-pub async fn list(State(app): State<Arc<App>>) -> Result<Json<List<PriceBookInfo>>, Refused> {
+pub async fn list(caller: Caller) -> Result<Json<List<PriceBookInfo>>, Refused> {
+    let app = caller.may(Act::ListPriceBooks, &Thing::Platform)?;
     let books = app.admission.prices();
     let dir = prices_dir(&app);
     let data = aside(move || {
@@ -38,7 +40,8 @@ pub async fn list(State(app): State<Arc<App>>) -> Result<Json<List<PriceBookInfo
 #[utoipa::path(post, path = "/admin/v1/prices", operation_id = "push_price_book", tag = "prices",
     request_body(content = String, content_type = "application/toml", description = "A price book, see docs/pricebook.md"),
     responses((status = 201, description = "In force", body = PriceBookInfo), Refusals))]
-pub async fn push(State(app): State<Arc<App>>, text: String) -> Result<(StatusCode, Json<PriceBookInfo>), Refused> {
+pub async fn push(caller: Caller, text: String) -> Result<(StatusCode, Json<PriceBookInfo>), Refused> {
+    let app = caller.may(Act::PushPriceBook, &Thing::Platform)?;
     let (book, text) = aside(move || (PriceBook::parse(&text), text)).await?;
     let book = Arc::new(book.map_err(|error| Refused::invalid(error.to_string(), None))?);
     put_in_force(&app, Arc::clone(&book), text).await?;

@@ -1,16 +1,15 @@
 //! `/admin/v1/projects`.
 
-use std::sync::Arc;
-
 use axum::Json;
-use axum::extract::State;
 use http::StatusCode;
 use serde::Deserialize;
 use tollgate_client::{List, NewProject, Project};
+use tollgate_guard::Act;
 use tollgate_types::TenantId;
 use tollgate_types::directory::{self, Change};
 use utoipa::IntoParams;
 
+use super::caller::{Caller, Thing};
 use super::durable::change;
 use super::extract::{Asked, Body, id, optional_id};
 use super::label;
@@ -30,11 +29,9 @@ pub struct Of {
 /// Create a project
 #[utoipa::path(post, path = "/admin/v1/projects", operation_id = "create_project", tag = "projects", request_body = NewProject,
     responses((status = 201, description = "Created", body = Project), Refusals))]
-pub async fn create(
-    State(app): State<Arc<App>>,
-    Body(new): Body<NewProject>,
-) -> Result<(StatusCode, Json<Project>), Refused> {
+pub async fn create(caller: Caller, Body(new): Body<NewProject>) -> Result<(StatusCode, Json<Project>), Refused> {
     let tenant: TenantId = id("tenant", &new.tenant)?;
+    let app = caller.may(Act::CreateProject, &Thing::Tenant(tenant.clone()))?;
     let mut project = directory::Project { id: id("id", &new.id)?, tenant, created_at: app.clock().now(), label: None };
     // Refused before anything is sealed: a tenant that is not there has no data key.
     app.books.with_directory(|directory| directory.check(&Change::ProjectCreated(project.clone())))?;
@@ -46,7 +43,8 @@ pub async fn create(
 /// List projects
 #[utoipa::path(get, path = "/admin/v1/projects", operation_id = "list_projects", tag = "projects", params(Of),
     responses((status = 200, description = "Projects, by tenant and id", body = List<Project>), Refusals))]
-pub async fn list(State(app): State<Arc<App>>, Asked(of): Asked<Of>) -> Result<Json<List<Project>>, Refused> {
+pub async fn list(caller: Caller, Asked(of): Asked<Of>) -> Result<Json<List<Project>>, Refused> {
+    let app = caller.may(Act::ListProjects, &of.thing()?)?;
     let tenant = of.tenant(&app)?;
     let projects: Vec<_> = app.books.with_directory(|directory| {
         let wanted = |project: &&directory::Project| tenant.as_ref().is_none_or(|tenant| project.tenant == *tenant);
@@ -67,6 +65,11 @@ fn shown(app: &App, project: &directory::Project) -> Project {
 // === impl Of ===
 
 impl Of {
+    /// Whose things they are.
+    pub fn thing(&self) -> Result<Thing, Refused> {
+        Thing::of(self.tenant.as_ref())
+    }
+
     /// The tenant named, who must exist: an empty list would hide a misspelling.
     pub fn tenant(&self, app: &App) -> Result<Option<TenantId>, Refused> {
         known_tenant(app, self.tenant.as_ref())

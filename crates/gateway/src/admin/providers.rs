@@ -1,22 +1,22 @@
 //! `/admin/v1/providers`: a view of the configuration, without what authenticates us.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::State;
 use http::Uri;
 use tollgate_client::{List, ProviderInfo};
+use tollgate_guard::Act;
 use tollgate_serving::Provider;
 
-use super::refused::Refusals;
-use crate::app::App;
+use super::caller::{Caller, Thing};
+use super::refused::{Refusals, Refused};
 
 /// List the providers
 #[utoipa::path(get, path = "/admin/v1/providers", operation_id = "list_providers", tag = "configuration",
     responses((status = 200, description = "Providers, by name", body = List<ProviderInfo>), Refusals))]
-pub async fn list(State(app): State<Arc<App>>) -> Json<List<ProviderInfo>> {
-    Json(List { data: app.routing().providers.values().map(|provider| shown(provider)).collect() })
+pub async fn list(caller: Caller) -> Result<Json<List<ProviderInfo>>, Refused> {
+    let app = caller.may(Act::ListProviders, &Thing::Platform)?;
+    Ok(Json(List { data: app.routing().providers.values().map(|provider| shown(provider)).collect() }))
 }
 
 fn shown(provider: &Provider) -> ProviderInfo {

@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::State;
 use tollgate_admission::price::{Rate, recharged};
 use tollgate_client::{
     BilledRequest, BucketPart, Finding, FindingKind, LedgerBucket, LedgerBucketsQuery, List, Reconciliation,
     ReconciliationPart,
 };
+use tollgate_guard::Act;
 use tollgate_ledger::Reserved;
 use tollgate_ledger::record::Reason;
 use tollgate_store::Sequence;
@@ -24,6 +24,7 @@ use tollgate_store::view::{Page, Reader, UsageEvent, UsageFilter};
 use tollgate_types::directory::Tariff;
 use tollgate_types::{PicoSum, PicoUsd, RequestId, Spender, Timestamp, Usage};
 
+use super::caller::{Caller, Thing};
 use super::corrections::{ADJUSTING, entry};
 use super::durable::aside;
 use super::extract::{Asked, Body, id, optional_id, optional_time, time};
@@ -45,10 +46,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 #[utoipa::path(post, path = "/admin/v1/ledger/reconciliations", operation_id = "reconcile_ledger", tag = "ledger",
     request_body = Reconciliation,
     responses((status = 200, description = "What agrees, and what does not", body = ReconciliationPart), Refusals))]
-pub async fn reconcile(
-    State(app): State<Arc<App>>,
-    Body(asked): Body<Reconciliation>,
-) -> Result<Json<ReconciliationPart>, Refused> {
+pub async fn reconcile(caller: Caller, Body(asked): Body<Reconciliation>) -> Result<Json<ReconciliationPart>, Refused> {
+    let app = caller.may(Act::ReconcileLedger, &Thing::Platform)?;
     let piece = Piece::read(&app, asked)?;
     let turn = ADJUSTING.lock().await;
     // The turn goes with the work: if the caller leaves, the work goes on, and nobody else may begin.
@@ -65,9 +64,10 @@ pub async fn reconcile(
     responses((status = 200, description = "A row for each part of a bucket, provider, model and confidence that has \
         requests", body = List<LedgerBucket>), Refusals))]
 pub async fn buckets(
-    State(app): State<Arc<App>>,
+    caller: Caller,
     Asked(wanted): Asked<LedgerBucketsQuery>,
 ) -> Result<Json<List<LedgerBucket>>, Refused> {
+    let app = caller.may(Act::ListLedgerBuckets, &Thing::Platform)?;
     let buckets = buckets_wanted(&wanted)?;
     let ended = ask(&app, move |reader| reader.ended(&buckets)).await?;
     Ok(Json(List { data: ended.iter().map(bucket_shown).collect() }))

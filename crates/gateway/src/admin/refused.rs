@@ -58,6 +58,12 @@ impl Refused {
         Self { status: StatusCode::UNAUTHORIZED, code: "invalid_api_key", message, param: None }
     }
 
+    /// The role is not for this.
+    pub fn role(role: &'static str, act: &'static str) -> Self {
+        let message = format!("the role '{role}' does not allow '{act}' here; see docs/access.md");
+        Self { status: StatusCode::FORBIDDEN, code: "role_denied", message, param: None }
+    }
+
     /// A fault of ours. What it was goes to the log only.
     pub fn internal(what: &'static str, error: &dyn std::fmt::Display) -> Self {
         tracing::error!(%error, what, "the control plane failed");
@@ -80,6 +86,7 @@ impl Refused {
     fn kind(&self) -> &'static str {
         match self.status {
             StatusCode::UNAUTHORIZED => "authentication_error",
+            StatusCode::FORBIDDEN => "permission_error",
             status if status.is_client_error() => "invalid_request_error",
             _ => "api_error",
         }
@@ -93,6 +100,7 @@ impl IntoResponses for Refusals {
         let all = [
             ("400", "`invalid_request`: malformed, too large, or a field that is not known"),
             ("401", "`invalid_api_key`: not the admin key"),
+            ("403", "`role_denied`: the role is not for this"),
             ("404", "`not_found`: what is named does not exist"),
             ("409", "`conflict`: it exists already"),
             ("503", "`ledger_unavailable`: the journal cannot be written, so it is not said to be done"),

@@ -1,20 +1,19 @@
 //! `/admin/v1/routes`: a view of the configuration.
 
-use std::sync::Arc;
-
 use axum::Json;
-use axum::extract::State;
 use tollgate_client::{FallbackInfo, List, RouteInfo};
+use tollgate_guard::Act;
 
-use super::refused::Refusals;
-use crate::app::App;
+use super::caller::{Caller, Thing};
+use super::refused::{Refusals, Refused};
 use crate::config::Route;
 
 /// List the names that callers may ask for
 #[utoipa::path(get, path = "/admin/v1/routes", operation_id = "list_routes", tag = "configuration",
     responses((status = 200, description = "Routes, by name", body = List<RouteInfo>), Refusals))]
-pub async fn list(State(app): State<Arc<App>>) -> Json<List<RouteInfo>> {
-    Json(List { data: app.routing().routes.values().map(|route| shown(route)).collect() })
+pub async fn list(caller: Caller) -> Result<Json<List<RouteInfo>>, Refused> {
+    let app = caller.may(Act::ListRoutes, &Thing::Shared)?;
+    Ok(Json(List { data: app.routing().routes.values().map(|route| shown(route)).collect() }))
 }
 
 fn shown(route: &Route) -> RouteInfo {

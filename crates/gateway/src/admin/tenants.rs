@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::State;
 use http::StatusCode;
 use tokio::sync::Mutex;
 use tollgate_client::{List, NewTenant, Tenant, TenantSettings};
+use tollgate_guard::Act;
 use tollgate_types::directory::{self, Change, Plan};
 use tollgate_types::{PlanId, ProjectId, TenantId, Zone};
 
+use super::caller::{Caller, Thing};
 use super::durable::{aside, change};
 use super::extract::{Body, Id, id, optional_id};
 use super::refused::{Refusals, Refused};
@@ -24,10 +25,8 @@ static SETTING: Mutex<()> = Mutex::const_new(());
 /// Create a tenant, with a project `default`
 #[utoipa::path(post, path = "/admin/v1/tenants", operation_id = "create_tenant", tag = "tenants", request_body = NewTenant,
     responses((status = 201, description = "Created", body = Tenant), Refusals))]
-pub async fn create(
-    State(app): State<Arc<App>>,
-    Body(new): Body<NewTenant>,
-) -> Result<(StatusCode, Json<Tenant>), Refused> {
+pub async fn create(caller: Caller, Body(new): Body<NewTenant>) -> Result<(StatusCode, Json<Tenant>), Refused> {
+    let app = caller.may(Act::CreateTenant, &Thing::Platform)?;
     let tenant: TenantId = id("id", &new.id)?;
     let plan: PlanId = id("plan", new.plan.as_deref().unwrap_or(Plan::STANDARD))?;
     label::check(new.name.as_ref())?;
@@ -48,10 +47,11 @@ pub async fn create(
     params(("id" = String, Path, example = "demo")),
     responses((status = 200, description = "The tenant as it is now", body = Tenant), Refusals))]
 pub async fn set(
-    State(app): State<Arc<App>>,
+    caller: Caller,
     Id(tenant): Id<TenantId>,
     Body(settings): Body<TenantSettings>,
 ) -> Result<Json<Tenant>, Refused> {
+    let app = caller.may(Act::SetTenant, &Thing::Tenant(tenant.clone()))?;
     let plan: Option<PlanId> = optional_id("plan", settings.plan.as_ref())?;
     let zone: Option<Zone> = optional_id("time_zone", settings.time_zone.as_ref())?;
     let tariff = settings.tariff.map(|given| given.as_ref().map(tariffs::read).transpose()).transpose()?;
@@ -71,15 +71,17 @@ pub async fn set(
 /// List all tenants
 #[utoipa::path(get, path = "/admin/v1/tenants", operation_id = "list_tenants", tag = "tenants",
     responses((status = 200, description = "All tenants, by id", body = List<Tenant>), Refusals))]
-pub async fn list(State(app): State<Arc<App>>) -> Json<List<Tenant>> {
+pub async fn list(caller: Caller) -> Result<Json<List<Tenant>>, Refused> {
+    let app = caller.may(Act::ListTenants, &Thing::Platform)?;
     let tenants: Vec<_> = app.books.with_directory(|directory| directory.tenants.values().cloned().collect());
-    Json(List { data: tenants.iter().map(|tenant| shown(&app, tenant)).collect() })
+    Ok(Json(List { data: tenants.iter().map(|tenant| shown(&app, tenant)).collect() }))
 }
 
 /// Show one tenant
 #[utoipa::path(get, path = "/admin/v1/tenants/{id}", operation_id = "show_tenant", tag = "tenants", params(("id" = String, Path, example = "demo")),
     responses((status = 200, description = "The tenant", body = Tenant), Refusals))]
-pub async fn show(State(app): State<Arc<App>>, Id(id): Id<TenantId>) -> Result<Json<Tenant>, Refused> {
+pub async fn show(caller: Caller, Id(id): Id<TenantId>) -> Result<Json<Tenant>, Refused> {
+    let app = caller.may(Act::ShowTenant, &Thing::Tenant(id.clone()))?;
     let tenant = app.books.with_directory(|directory| directory.tenant(&id).cloned())?;
     Ok(Json(shown(&app, &tenant)))
 }

@@ -1,6 +1,8 @@
 //! The control plane over a real store in a folder of its own, request by request.
 
+mod access;
 mod billing;
+mod boundary;
 
 use std::path::Path;
 use std::time::Duration;
@@ -60,7 +62,8 @@ impl Gateway {
         if let Some(key) = key {
             request = request.header("authorization", format!("Bearer {key}"));
         }
-        let response = answer(&self.app, request.body(body).expect("a request")).await;
+        let request = request.body(body).expect("a request");
+        let response = answer(&self.app, recognised(&self.app, request.headers()), request).await;
         let status = response.status();
         let body = response.into_body().collect().await.expect("a whole body").to_bytes();
         let value = if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).expect("JSON") };
@@ -146,13 +149,21 @@ impl Gateway {
 }
 
 fn described_routes() -> Vec<(Method, String)> {
+    described_operations().into_iter().map(|(method, path, _)| (method, path)).collect()
+}
+
+/// Every method of every path, and what the description calls it.
+fn described_operations() -> Vec<(Method, String, String)> {
     let description: Value = serde_json::from_str(&openapi_json()).expect("JSON");
     let paths = description["paths"].as_object().expect("paths").clone();
-    let routes = paths.into_iter().flat_map(|(path, methods)| {
+    let operations = paths.into_iter().flat_map(|(path, methods)| {
         let methods = methods.as_object().expect("methods").clone();
-        methods.into_iter().map(move |(method, _)| (method.to_uppercase().parse().expect("a method"), path.clone()))
+        methods.into_iter().map(move |(method, described)| {
+            let name = described["operationId"].as_str().expect("a name").to_owned();
+            (method.to_uppercase().parse().expect("a method"), path.clone(), name)
+        })
     });
-    routes.collect()
+    operations.collect()
 }
 
 #[tokio::test]
@@ -291,7 +302,7 @@ async fn a_key_works_from_its_answer_on_until_it_is_revoked() {
     let (id, secret) = (key["id"].as_str().expect("an id").to_owned(), key["key"].as_str().expect("a key").to_owned());
     assert!(secret.starts_with("tg_") && secret.contains(&id), "{id}");
     assert_eq!((&key["project"], &key["scopes"]), (&json!("default"), &json!(["chat", "embeddings", "models"])));
-    let knows = |gateway: &Gateway| gateway.app.admission.authenticate(Some(&secret), Some("demo")).is_ok();
+    let knows = |gateway: &Gateway| gateway.app.admission.authenticate(Some(&secret)).is_ok();
     assert!(knows(&gateway));
     let (_, listed) = gateway.get("/admin/v1/keys?tenant=demo").await;
     assert_eq!(listed["data"][0]["id"], id.as_str());
@@ -343,7 +354,7 @@ async fn a_plan_counts_for_its_tenants_at_once() {
     let body = json!({"markup_percent": "20.5", "tight_budget": "clamp", "unpriced_hold_usd": "0.1"});
     let (status, plan) = gateway.put("/admin/v1/plans/standard", body).await;
     assert_eq!((status, &plan["markup_percent"], &plan["unpriced_hold_usd"]), (200, &json!("20.50"), &json!("0.10")));
-    let principal = gateway.app.admission.authenticate(Some(&secret), None).expect("the key is good");
+    let principal = gateway.app.admission.authenticate(Some(&secret)).expect("the key is good");
     assert_eq!(principal.tariff.markup_bps, 2050);
     let (_, plan) = gateway.put("/admin/v1/plans/standard", json!({})).await;
     assert_eq!(plan["tight_budget"], "refuse", "what is left out goes back to its default");
@@ -571,7 +582,11 @@ async fn once_the_journal_takes_nothing_more_nothing_is_said_to_be_done() {
     store.close();
     let request = Request::builder().method(Method::PUT).uri("/admin/v1/plans/gold");
     let request = request.header("authorization", format!("Bearer {ADMIN_KEY}")).body(Bytes::from_static(b"{}"));
-    let answered = tokio::time::timeout(Duration::from_millis(100), answer(&app, request.expect("a request"))).await;
+    let answered = tokio::time::timeout(
+        Duration::from_millis(100),
+        answer(&app, Some(Operator::ADMIN), request.expect("a request")),
+    )
+    .await;
     assert!(answered.is_err(), "no answer may be given for what is not durable");
 }
 

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::State;
 use tollgate_client::{List, SummaryBy, SummaryQuery, UsageEvent, UsagePage, UsageQuery, UsageState, UsageSummary};
+use tollgate_guard::Act;
 use tollgate_store::view::{self, EventState, GroupBy, Reader, SummaryRow, UsageFilter, ViewError};
 use tollgate_types::RequestId;
 
+use super::caller::{Caller, Thing};
 use super::durable::aside;
 use super::extract::{Asked, optional_id, optional_time};
 use super::projects::known_tenant;
@@ -24,7 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// List usage events in the order in which they began
 #[utoipa::path(get, path = "/admin/v1/usage", operation_id = "list_usage", tag = "usage", params(UsageQuery),
     responses((status = 200, description = "A page", body = UsagePage), Refusals))]
-pub async fn list(State(app): State<Arc<App>>, Asked(wanted): Asked<UsageQuery>) -> Result<Json<UsagePage>, Refused> {
+pub async fn list(caller: Caller, Asked(wanted): Asked<UsageQuery>) -> Result<Json<UsagePage>, Refused> {
+    let app = caller.may(Act::ListUsage, &Thing::of(wanted.tenant.as_ref())?)?;
     let after: Option<RequestId> = optional_id("after", wanted.after.as_ref())?;
     let limit = match wanted.limit {
         None => PAGE_DEFAULT,
@@ -48,10 +50,8 @@ pub async fn list(State(app): State<Arc<App>>, Asked(wanted): Asked<UsageQuery>)
 /// Sum up
 #[utoipa::path(get, path = "/admin/v1/usage/summary", operation_id = "summarise_usage", tag = "usage", params(SummaryQuery),
     responses((status = 200, description = "A row for each group that has events", body = List<UsageSummary>), Refusals))]
-pub async fn summary(
-    State(app): State<Arc<App>>,
-    Asked(wanted): Asked<SummaryQuery>,
-) -> Result<Json<List<UsageSummary>>, Refused> {
+pub async fn summary(caller: Caller, Asked(wanted): Asked<SummaryQuery>) -> Result<Json<List<UsageSummary>>, Refused> {
+    let app = caller.may(Act::SummariseUsage, &Thing::of(wanted.tenant.as_ref())?)?;
     let filter = UsageFilter {
         tenant: known_tenant(&app, wanted.tenant.as_ref())?,
         from: optional_time("from", wanted.from.as_ref())?,

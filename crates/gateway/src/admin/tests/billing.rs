@@ -91,7 +91,7 @@ async fn a_tenants_terms_are_changed_one_by_one_and_last() {
         "markup_tiers": [{"above_usd": "100.00", "markup_percent": "7.00"}]});
     assert_eq!(tenant["tariff"], shown);
     let markup = |gateway: &Gateway| {
-        gateway.app.admission.authenticate(Some(&secret), None).expect("the key is good").tariff.markup_bps
+        gateway.app.admission.authenticate(Some(&secret)).expect("the key is good").tariff.markup_bps
     };
     assert_eq!(markup(&gateway), 1_250, "its keys spend by them at once");
     let (_, tenant) = gateway.put("/admin/v1/tenants/demo", json!({"time_zone": "UTC"})).await;

@@ -5,6 +5,8 @@
 
 #![expect(clippy::disallowed_methods, reason = "tests make the files they hand over, and fill a disk on purpose")]
 
+mod alone;
+mod boundary;
 mod fallbacks;
 mod faults;
 mod idempotency;

@@ -8,6 +8,7 @@
 mod budget;
 mod connection;
 mod doctor;
+mod import;
 mod key;
 mod ledger;
 mod limit;
@@ -97,6 +98,9 @@ pub enum Command {
     /// Check the configuration, the store, the providers and the running gateway
     #[command(after_help = "Example:\n  tollgate doctor --config tollgate.toml")]
     Doctor(doctor::DoctorArgs),
+    /// Take over what others wrote down about their tenants
+    #[command(after_help = "Example:\n  tollgate import llm-policy config/llm-policy.yaml --into policies")]
+    Import(import::ImportArgs),
     /// Run a simulated provider, for tests and first steps
     #[command(after_help = "Example:\n  tollgate sim-provider --listen 127.0.0.1:9090 --seed 7")]
     SimProvider(tollgate_sim::Options),
@@ -186,6 +190,7 @@ fn dispatch(command: Command) -> Result<Answer, Failure> {
         Command::Limit(args) => wait_for(args.run()),
         Command::Policy(args) => wait_for(args.run()),
         Command::Price(args) => wait_for(args.run()),
+        Command::Import(args) => args.run(),
         Command::Usage(args) => wait_for(args.run()),
         Command::Receipt(args) => wait_for(args.run()),
         Command::Doctor(args) => wait_for(args.run()),

@@ -6,6 +6,7 @@ mod explain;
 mod fingerprint;
 mod folder;
 mod hostile;
+mod import;
 mod question;
 mod shipped;
 mod world;

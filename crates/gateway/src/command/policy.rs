@@ -85,7 +85,7 @@ enum Action {
         last: usize,
     },
     /// List the bundles in force
-    #[command(after_help = "Example:\n  tollgate policy list")]
+    #[command(visible_alias = "show", after_help = "Example:\n  tollgate policy list")]
     List,
     /// Put the bundle before the one in force into force again
     #[command(after_help = "Example:\n  tollgate policy rollback --tenant demo")]

@@ -244,3 +244,55 @@ fn ids(text: &str) -> Vec<String> {
     let id = |word: &&str| word.len() >= 12 && (word.starts_with("req_") || word.starts_with("chatcmpl"));
     words.filter(id).map(str::to_owned).collect()
 }
+
+/// What others use up tells of them: so a refusal by what is shared says that it is used up, and nothing of how much.
+#[tokio::test]
+async fn boundary_a_refusal_by_what_is_shared_carries_no_amounts() {
+    // Its own it is told: so the words are there to be found.
+    let world = World::start().await;
+    world.budget(json!({"tenant": "demo", "window": "day", "cap_usd": "0.000012345"})).await;
+    let own = told_off(&world, "budget_exceeded").await;
+    assert!(own.contains("0.000012345 usd"), "{own}");
+    world.close().await;
+    for shared in [json!({"platform": true}), json!({"plan": "standard"})] {
+        let world = World::start().await;
+        let mut budget = shared.clone();
+        budget["window"] = json!("day");
+        budget["cap_usd"] = json!("0.000012345");
+        world.budget(budget).await;
+        let refused = told_off(&world, "budget_exceeded").await;
+        for amount in ["0.000012345", "12345", "$", "usd"] {
+            assert!(!refused.contains(amount), "{amount} is told: {refused}");
+        }
+        world.close().await;
+
+        let world = World::start().await;
+        let mut limit = shared;
+        limit["requests_per_minute"] = json!(7);
+        world.admin.set_limits(&serde_json::from_value(limit).expect("a limit")).await.expect("it is set");
+        let refused = told_off(&world, "rate_limited").await;
+        // When to come again is no secret.
+        let (limit, _) = refused.split_once("retry in").expect("when to come again");
+        assert!(!limit.contains(|c: char| c.is_ascii_digit()) && !refused.contains("x-ratelimit"), "{refused}");
+        world.close().await;
+    }
+}
+
+/// Asks until it is refused, and gives back what was said then: the message, and the names and values of headers that tell of
+/// limits and budgets; in small letters.
+async fn told_off(world: &World, code: &str) -> String {
+    for _ in 0..200 {
+        let mut body = ask("gpt-4o-mini");
+        body["max_tokens"] = json!(1);
+        let answer = world.chat(body).await;
+        if answer.status == 429 {
+            assert_eq!(answer.refusal().1, code, "{}", answer.text());
+            let told = answer.headers.iter().filter(|(name, _)| {
+                name.as_str().starts_with("x-ratelimit") || name.as_str().starts_with("x-tollgate")
+            });
+            let told: Vec<String> = told.map(|(name, value)| format!("{name}: {value:?}")).collect();
+            return format!("{} {}", answer.message(), told.join(" ")).to_lowercase();
+        }
+    }
+    panic!("never refused");
+}

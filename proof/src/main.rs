@@ -78,7 +78,7 @@ async fn prove() -> Result<()> {
             "guard_mutants_killed": score.mutants - score.survivors.len(),
             "guard_mutants_killed_by_proof": score.by_proof,
             "guard_mutants_invalid": score.invalid,
-            "seconds": began.elapsed().as_secs_f64().round(),
+            "guard_seconds": began.elapsed().as_secs_f64().round(),
         })
     );
     match score.survivors.as_slice() {

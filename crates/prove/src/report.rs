@@ -28,8 +28,6 @@ pub struct Line {
     pub reserve_violations: usize,
     pub must_fail_caught: usize,
     pub must_fail_total: usize,
-    /// Whether the platform guard was proved. Nothing proves it yet, so it is null.
-    pub guard_proved: Option<bool>,
     /// Spent on searching the two models.
     pub seconds: u64,
 }
@@ -66,7 +64,6 @@ impl Report {
             reserve_violations: self.violations(Protocol::Reserve).count(),
             must_fail_caught: self.must_fail.iter().filter(|(_, path)| path.is_some()).count(),
             must_fail_total: self.must_fail.len(),
-            guard_proved: None,
             seconds: self.trials.iter().map(|(_, checked)| checked.took).sum::<Duration>().as_secs(),
         }
     }

@@ -21,9 +21,7 @@ use anyhow::{Context, Result, bail};
 use cedar_policy::{PolicySet, RequestEnv, Schema};
 use cedar_policy_symcc::solver::LocalSolver;
 use cedar_policy_symcc::{CedarSymCompiler, CompiledPolicy, CompiledPolicySet};
-use tollgate_guard::{Act, Guard, Role, SCHEMA, TEXT, Who, Whose};
-use tollgate_types::TenantId;
-use tollgate_types::directory::KeyScopes;
+use tollgate_guard::{Guard, SCHEMA, TEXT};
 
 fn main() -> Result<()> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(prove())
@@ -62,7 +60,7 @@ async fn prove() -> Result<()> {
             Some(example) => bail!("the guard does not allow all of '{name}'; for example:\n{example}"),
         }
     }
-    let differing = differing_from_table(&Guard::new(TEXT)?);
+    let differing = table::differences(&Guard::new(TEXT)?).len();
     if differing > 0 {
         bail!("the guard differs from the table of its tests in {differing} cases");
     }
@@ -202,7 +200,7 @@ impl Score {
                     proof = Some(name);
                 }
             }
-            let table = differing_from_table(&guard);
+            let table = table::differences(&guard).len();
             score.by_proof += usize::from(proof.is_some());
             let noticed = match (proof, table) {
                 (Some(name), _) => format!("a counterexample to {name}"),
@@ -216,28 +214,4 @@ impl Score {
         }
         Ok(score)
     }
-}
-
-/// In how many cases a guard differs from the table of its tests.
-fn differing_from_table(guard: &Guard) -> usize {
-    let names: [TenantId; 2] = ["own", "other"].map(|name| name.parse().expect("a slug"));
-    let [own, other] = &names;
-    let flags = [false, true];
-    let keys = flags.iter().flat_map(|chat| {
-        flags.iter().flat_map(move |embeddings| {
-            flags.map(|models| Who::Key {
-                tenant: own,
-                scopes: KeyScopes { chat: *chat, embeddings: *embeddings, models },
-            })
-        })
-    });
-    let people =
-        Role::ALL.iter().flat_map(|role| [None, Some(own)].map(|tenant| Who::Operator { role: *role, tenant }));
-    let rooms = [own, other].into_iter().flat_map(|tenant| flags.map(|part| Whose::Tenant { tenant, part }));
-    let things: Vec<Whose<'_>> = rooms.chain([Whose::Platform, Whose::Shared]).collect();
-    let differs = |who: Who<'_>| {
-        let cases = Act::ALL.iter().flat_map(|act| things.iter().map(move |whose| (*act, *whose)));
-        cases.filter(|(act, whose)| table::allows(who, *act, *whose) != Some(guard.allows(who, *act, *whose))).count()
-    };
-    keys.chain(people).map(differs).sum()
 }

@@ -3,50 +3,9 @@
 mod table;
 
 use proptest::prelude::*;
-use tollgate_guard::{Act, Guard, Role, TEXT, Who, Whose};
-use tollgate_types::TenantId;
-use tollgate_types::directory::KeyScopes;
+use tollgate_guard::{Act, Guard, TEXT};
 
-fn tenant(name: &str) -> TenantId {
-    name.parse().expect("a slug")
-}
-
-/// Everybody who can ask, of a tenant's or of none.
-fn everybody(own: &TenantId) -> Vec<Who<'_>> {
-    let flags = [false, true];
-    let scopes = flags.iter().flat_map(|chat| flags.iter().map(move |embeddings| (*chat, *embeddings)));
-    let scopes = scopes.flat_map(|(chat, embeddings)| flags.map(|models| KeyScopes { chat, embeddings, models }));
-    let keys = scopes.map(|scopes| Who::Key { tenant: own, scopes });
-    let people =
-        Role::ALL.iter().flat_map(|role| [None, Some(own)].map(|tenant| Who::Operator { role: *role, tenant }));
-    keys.chain(people).collect()
-}
-
-fn everything<'a>(own: &'a TenantId, other: &'a TenantId) -> Vec<Whose<'a>> {
-    let rooms = [own, other].into_iter().flat_map(|tenant| [true, false].map(|part| Whose::Tenant { tenant, part }));
-    rooms.chain([Whose::Platform, Whose::Shared]).collect()
-}
-
-/// Cases in which a guard and the table differ.
-fn differences(guard: &Guard) -> Vec<String> {
-    let (own, other) = (tenant("own"), tenant("other"));
-    let mut differences = Vec::new();
-    let mut cases = 0;
-    for who in everybody(&own) {
-        for act in Act::ALL {
-            for whose in everything(&own, &other) {
-                let expected = table::allows(who, *act, whose);
-                let expected = expected.unwrap_or_else(|| panic!("the table has no line for {}", act.name()));
-                if guard.allows(who, *act, whose) != expected {
-                    differences.push(format!("{who:?} {} {whose:?}: the table says {expected}", act.name()));
-                }
-                cases += 1;
-            }
-        }
-    }
-    assert_eq!(cases, (8 + 10) * Act::ALL.len() * 6, "every case");
-    differences
-}
+use crate::table::{differences, everybody, everything, tenant};
 
 #[test]
 fn every_role_act_and_thing_is_as_the_table_says() {

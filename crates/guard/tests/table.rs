@@ -1,7 +1,9 @@
 //! Who may do what, said a second time and in another way: a line for each act, and for each kind of thing the letters of
 //! those who may. A slip in one of the two is found by the other.
 
-use tollgate_guard::{Act, Role, Who, Whose};
+use tollgate_guard::{Act, Guard, Role, Who, Whose};
+use tollgate_types::TenantId;
+use tollgate_types::directory::KeyScopes;
 
 /// `k` a key that was made for it, `K` any key · `P` platform-admin · of a tenant: `t` tenant-admin, `b` billing,
 /// `a` auditor, `d` developer · of the operator: `B` billing, `A` auditor.
@@ -54,7 +56,7 @@ const TABLE: &str = "
 ";
 
 /// Whether the table lets `who` do `act` with what is `whose`; `None` if it has no line for the act.
-pub fn allows(who: Who<'_>, act: Act, whose: Whose<'_>) -> Option<bool> {
+fn allows(who: Who<'_>, act: Act, whose: Whose<'_>) -> Option<bool> {
     let line = TABLE.lines().find(|line| line.split_whitespace().next() == Some(act.name()))?;
     let column = match whose {
         Whose::Tenant { part: true, .. } => 1,
@@ -91,4 +93,45 @@ fn is(letter: char, who: Who<'_>, act: Act) -> bool {
             ('t', Role::TenantAdmin) | ('b', Role::Billing) | ('a', Role::Auditor) | ('d', Role::Developer)
         ),
     }
+}
+
+pub fn tenant(name: &str) -> TenantId {
+    name.parse().expect("a slug")
+}
+
+/// Everybody who can ask, of a tenant's or of none.
+pub fn everybody(own: &TenantId) -> Vec<Who<'_>> {
+    let flags = [false, true];
+    let scopes = flags.iter().flat_map(|chat| flags.iter().map(move |embeddings| (*chat, *embeddings)));
+    let scopes = scopes.flat_map(|(chat, embeddings)| flags.map(|models| KeyScopes { chat, embeddings, models }));
+    let keys = scopes.map(|scopes| Who::Key { tenant: own, scopes });
+    let people =
+        Role::ALL.iter().flat_map(|role| [None, Some(own)].map(|tenant| Who::Operator { role: *role, tenant }));
+    keys.chain(people).collect()
+}
+
+pub fn everything<'a>(own: &'a TenantId, other: &'a TenantId) -> Vec<Whose<'a>> {
+    let rooms = [own, other].into_iter().flat_map(|tenant| [true, false].map(|part| Whose::Tenant { tenant, part }));
+    rooms.chain([Whose::Platform, Whose::Shared]).collect()
+}
+
+/// Cases in which a guard and the table differ.
+pub fn differences(guard: &Guard) -> Vec<String> {
+    let (own, other) = (tenant("own"), tenant("other"));
+    let mut differences = Vec::new();
+    let mut cases = 0;
+    for who in everybody(&own) {
+        for act in Act::ALL {
+            for whose in everything(&own, &other) {
+                let expected = allows(who, *act, whose);
+                let expected = expected.unwrap_or_else(|| panic!("the table has no line for {}", act.name()));
+                if guard.allows(who, *act, whose) != expected {
+                    differences.push(format!("{who:?} {} {whose:?}: the table says {expected}", act.name()));
+                }
+                cases += 1;
+            }
+        }
+    }
+    assert_eq!(cases, (8 + 10) * Act::ALL.len() * 6, "every case");
+    differences
 }

@@ -14,6 +14,7 @@ use cedar_policy::{
     Authorizer, Context, Decision, Entities, Entity, EntityId, EntityTypeName, EntityUid, PolicySet, Request,
     RestrictedExpression, Schema, ValidationMode, Validator,
 };
+pub use tollgate_types::Role;
 use tollgate_types::TenantId;
 use tollgate_types::directory::KeyScopes;
 
@@ -86,17 +87,6 @@ names! {
         CorrectPrices = "correct_prices",
         ReconcileLedger = "reconcile_ledger",
         RotateReceiptKey = "rotate_receipt_key",
-    }
-}
-
-names! {
-    /// What somebody may do at the control plane.
-    Role {
-        PlatformAdmin = "platform-admin",
-        TenantAdmin = "tenant-admin",
-        Billing = "billing",
-        Auditor = "auditor",
-        Developer = "developer",
     }
 }
 

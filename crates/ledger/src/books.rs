@@ -6,6 +6,7 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use tollgate_types::audit::{AuditEntry, Phase};
 use tollgate_types::directory::{Change, ChangeRefused, Directory};
 use tollgate_types::usage::Outcome;
 use tollgate_types::{
@@ -164,7 +165,7 @@ impl<L: Log> Books<L> {
         let mut inner = self.lock();
         match &change {
             // A key that was stolen must be stopped, also when the disk is full.
-            Change::KeyRevoked { .. } => inner.log.is_writable()?,
+            Change::KeyRevoked { .. } | Change::ServiceKeyRevoked { .. } => inner.log.is_writable()?,
             _ => inner.log.has_room(inner.ledger.open_count())?,
         }
         inner.directory.check(&change)?;
@@ -189,6 +190,21 @@ impl<L: Log> Books<L> {
         let mut inner = self.lock();
         inner.log.has_room(inner.ledger.open_count())?;
         let record = Record::PricesSet { version, sha256, at: inner.now(&self.clock) };
+        inner.ledger.commit(&record)?;
+        Ok(inner.log.append(&record))
+    }
+
+    /// Notes what is about to be done, or was done. An act must wait until that is durable.
+    ///
+    /// What was begun can always be completed: that uses the room that is kept, as the end of a reservation does.
+    pub fn note(&self, mut entry: AuditEntry) -> Result<L::Position, ChangeError> {
+        let mut inner = self.lock();
+        match entry.phase {
+            Phase::Completed => inner.log.is_writable()?,
+            Phase::Begun | Phase::Denied | Phase::Noted => inner.log.has_room(inner.ledger.open_count())?,
+        }
+        entry.at = inner.now(&self.clock);
+        let record = Record::Audited(Box::new(entry));
         inner.ledger.commit(&record)?;
         Ok(inner.log.append(&record))
     }

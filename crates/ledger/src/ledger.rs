@@ -436,7 +436,7 @@ impl Ledger {
             Record::CapSet(set) if is_negative(set) => Err(Rejected::NegativeCap),
             Record::Extended(extended) => self.check_extend(extended, &Zone::UTC),
             Record::Adjusted(adjusted) => self.check_adjust(adjusted),
-            Record::CapSet(_) | Record::Directory(_) | Record::PricesSet { .. } => Ok(()),
+            Record::CapSet(_) | Record::Directory(_) | Record::PricesSet { .. } | Record::Audited(_) => Ok(()),
         }
     }
 
@@ -578,7 +578,7 @@ impl Ledger {
             }
             Record::Extended(extended) => self.extend(extended),
             Record::Adjusted(adjusted) => self.adjust(adjusted),
-            Record::Directory(_) | Record::PricesSet { .. } => {}
+            Record::Directory(_) | Record::PricesSet { .. } | Record::Audited(_) => {}
         }
         if let Some(at) = record.at() {
             self.latest = at;

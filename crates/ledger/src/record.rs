@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use tollgate_types::directory::{Change, Sealed};
 use tollgate_types::usage::Outcome;
 use tollgate_types::{
-    Basis, Confidence, PicoSum, RequestId, Scope, Spender, Timestamp, Usage, UtcOffset, Window, Zone,
+    AuditEntry, Basis, Confidence, PicoSum, RequestId, Scope, Spender, Timestamp, Usage, UtcOffset, Window, Zone,
 };
 
 use crate::Amounts;
@@ -36,6 +36,8 @@ pub enum Record {
     },
     Extended(Box<Extended>),
     Adjusted(Box<Adjusted>),
+    /// What somebody is about to do, did, or was not let do.
+    Audited(Box<AuditEntry>),
 }
 
 /// Money held for one request, and all that its usage event will need to know.
@@ -178,6 +180,7 @@ impl Record {
             Self::Reserved(reserved) => Some(reserved.at),
             Self::Extended(extended) => Some(extended.at),
             Self::Adjusted(adjusted) => Some(adjusted.at),
+            Self::Audited(entry) => Some(entry.at),
             Self::Posted(Posted { at, .. })
             | Self::Voided(Voided { at, .. })
             | Self::Indeterminate { at, .. }

@@ -82,7 +82,11 @@ impl Mirror {
                 self.book(adjusted.id, adjusted.now.amounts.beyond(adjusted.was.amounts), false);
             }
             // In doubt is still held.
-            Record::Indeterminate { .. } | Record::CapSet(_) | Record::Directory(_) | Record::PricesSet { .. } => {}
+            Record::Indeterminate { .. }
+            | Record::CapSet(_)
+            | Record::Directory(_)
+            | Record::PricesSet { .. }
+            | Record::Audited(_) => {}
         }
     }
 

@@ -101,7 +101,7 @@ impl Oracle {
                 self.adjust(adjusted);
                 self.note_crossings(&before, adjusted.id, adjusted.at);
             }
-            Record::Directory(_) | Record::PricesSet { .. } => {}
+            Record::Directory(_) | Record::PricesSet { .. } | Record::Audited(_) => {}
         }
     }
 

@@ -649,6 +649,7 @@ fn time_of(record: &Record) -> Timestamp {
         Record::CapSet(cap) => cap.at,
         Record::Extended(extended) => extended.at,
         Record::Adjusted(adjusted) => adjusted.at,
+        Record::Audited(entry) => entry.at,
         Record::Directory(_) => panic!("none was made"),
     }
 }

@@ -170,6 +170,8 @@ impl Writing<'_> {
                 self.event(adjusted.id, self.adjusted(adjusted))?;
                 Ok(self.adjustment(adjusted)?)
             }
+            // The audit log has them.
+            Record::Audited(_) => Ok(()),
             Record::PricesSet { version, sha256, at } => {
                 let sql = "INSERT INTO price_books (sequence, set_at, version, sha256) VALUES (?1, ?2, ?3, ?4)";
                 self.execute(sql, params![Bits(self.sequence), at.0, version, sha256])?;
@@ -379,7 +381,13 @@ impl Writing<'_> {
             }
             Change::LimitsSet { scope, limits } => self.limits(scope, *limits)?,
             // The directory has them all in memory: nobody asks for them here.
-            Change::PolicySet { .. } => 0,
+            Change::PolicySet { .. }
+            | Change::ServiceKeyCreated(_)
+            | Change::ServiceKeyRevoked { .. }
+            | Change::ApprovalAsked(_)
+            | Change::ApprovalDecided { .. }
+            | Change::ApprovalUsed { .. }
+            | Change::OversightSet(_) => 0,
             Change::ProjectCreated(Project { tenant, id, created_at, label }) => {
                 let sql = "INSERT OR REPLACE INTO projects (tenant, id, created_at, label) VALUES (?1, ?2, ?3, ?4)";
                 self.execute(sql, params![tenant.as_str(), id.as_str(), created_at.0, ciphertext(label)])?

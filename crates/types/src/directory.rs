@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::access::{Approval, Decided, Oversight, OversightSet, ServiceKey};
 use crate::{KeyId, PicoSum, PicoUsd, PlanId, ProjectId, Scope, TenantId, Timestamp, Zone};
 
 /// One change of the directory. New variants go at the end: the journal holds their position.
@@ -38,6 +39,23 @@ pub enum Change {
         sha256: Option<[u8; 32]>,
         at: Timestamp,
     },
+    ServiceKeyCreated(Box<ServiceKey>),
+    ServiceKeyRevoked {
+        id: KeyId,
+        at: Timestamp,
+    },
+    /// Somebody wants what a second human must agree to.
+    ApprovalAsked(Box<Approval>),
+    ApprovalDecided {
+        id: KeyId,
+        decided: Box<Decided>,
+    },
+    /// What was approved is done now, and will not be done again by this approval.
+    ApprovalUsed {
+        id: KeyId,
+        at: Timestamp,
+    },
+    OversightSet(OversightSet),
 }
 
 /// What a tenant has bought.
@@ -154,6 +172,11 @@ pub struct Directory {
     pub limits: BTreeMap<Scope, Limits>,
     /// Of each layer the bundles that were in force, the last one is. At most [`POLICIES_KEPT`].
     pub policies: BTreeMap<Scope, Vec<PolicySet>>,
+    pub service_keys: BTreeMap<KeyId, ServiceKey>,
+    /// Those that were asked for last; see [`APPROVALS_KEPT`].
+    pub approvals: BTreeMap<KeyId, Approval>,
+    /// Of plans that are watched otherwise than by default.
+    pub oversight: BTreeMap<PlanId, Oversight>,
 }
 
 /// A directory being made from the changes of another ([`Directory::to_changes`]): its maps are made at once, in which they
@@ -175,6 +198,9 @@ pub struct PolicySet {
 
 /// So far back a layer's policy can be rolled.
 pub const POLICIES_KEPT: usize = 20;
+/// So many approvals are remembered. Where more are asked for, the one that expires first is forgotten: it can then neither be
+/// decided nor used, and the audit log still has it.
+pub const APPROVALS_KEPT: usize = 1_000;
 
 /// Why a change makes no sense here.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -305,6 +331,19 @@ impl Directory {
                 Scope::Platform | Scope::Plan(_) | Scope::Tenant(_) => self.check_scope(scope),
                 other => Err(missing("policy layer", &other.kind())),
             },
+            Change::ServiceKeyCreated(key) => {
+                key.tenant.as_ref().map_or(Ok(()), |tenant| self.tenant(tenant).map(|_| ()))?;
+                exists("service key", &key.id, self.service_keys.contains_key(&key.id))
+            }
+            Change::ServiceKeyRevoked { id, .. } => self.service_key(id).map(|_| ()),
+            Change::ApprovalAsked(approval) => {
+                exists("approval", &approval.id, self.approvals.contains_key(&approval.id))
+            }
+            Change::ApprovalDecided { id, .. } => {
+                exists("decision of approval", id, self.approval(id)?.decided.is_some())
+            }
+            Change::ApprovalUsed { id, .. } => exists("use of approval", id, self.approval(id)?.used_at.is_some()),
+            Change::OversightSet(set) => self.plan(&set.plan).map(|_| ()),
         }
     }
 
@@ -363,6 +402,37 @@ impl Directory {
                     history.remove(0);
                 }
             }
+            Change::ServiceKeyCreated(key) => drop(self.service_keys.insert(key.id.clone(), *key)),
+            Change::ServiceKeyRevoked { id, at } => {
+                if let Some(key) = self.service_keys.get_mut(&id) {
+                    key.revoked_at.get_or_insert(at);
+                }
+            }
+            Change::ApprovalAsked(approval) => {
+                self.approvals.insert(approval.id.clone(), *approval);
+                if self.approvals.len() > APPROVALS_KEPT {
+                    let first = self.approvals.values().min_by_key(|approval| approval.expires_at);
+                    if let Some(id) = first.map(|approval| approval.id.clone()) {
+                        self.approvals.remove(&id);
+                    }
+                }
+            }
+            Change::ApprovalDecided { id, decided } => {
+                if let Some(approval) = self.approvals.get_mut(&id) {
+                    approval.decided.get_or_insert(*decided);
+                }
+            }
+            Change::ApprovalUsed { id, at } => {
+                if let Some(approval) = self.approvals.get_mut(&id) {
+                    approval.used_at.get_or_insert(at);
+                }
+            }
+            Change::OversightSet(OversightSet { plan, oversight }) if oversight == Oversight::default() => {
+                self.oversight.remove(&plan);
+            }
+            Change::OversightSet(OversightSet { plan, oversight }) => {
+                self.oversight.insert(plan, oversight);
+            }
         }
     }
 
@@ -377,7 +447,14 @@ impl Directory {
             let set = |PolicySet { sha256, at }| Change::PolicySet { scope: scope.clone(), sha256, at };
             history.iter().copied().map(set)
         });
-        plans.chain(tenants).chain(projects).chain(keys).chain(self.limits.iter().map(set)).chain(policies)
+        let service_keys = self.service_keys.values().cloned().map(|key| Change::ServiceKeyCreated(Box::new(key)));
+        let approvals = self.approvals.values().cloned().map(|approval| Change::ApprovalAsked(Box::new(approval)));
+        let watched = |(plan, oversight): (&PlanId, &Oversight)| {
+            Change::OversightSet(OversightSet { plan: plan.clone(), oversight: *oversight })
+        };
+        let oversight = self.oversight.iter().map(watched);
+        let money = plans.chain(tenants).chain(projects).chain(keys).chain(self.limits.iter().map(set)).chain(policies);
+        money.chain(service_keys).chain(approvals).chain(oversight)
     }
 
     /// The bundles that are in force, by their digests; one that is for several layers as often.
@@ -404,6 +481,20 @@ impl Directory {
 
     pub fn key(&self, id: &KeyId) -> Result<&ApiKey, ChangeRefused> {
         self.keys.get(id).ok_or_else(|| missing("key", id))
+    }
+
+    pub fn service_key(&self, id: &KeyId) -> Result<&ServiceKey, ChangeRefused> {
+        self.service_keys.get(id).ok_or_else(|| missing("service key", id))
+    }
+
+    pub fn approval(&self, id: &KeyId) -> Result<&Approval, ChangeRefused> {
+        self.approvals.get(id).ok_or_else(|| missing("approval", id))
+    }
+
+    /// How closely a tenant is watched: as its plan says.
+    pub fn oversight_of(&self, tenant: &TenantId) -> Oversight {
+        let plan = self.tenants.get(tenant).map(|tenant| &tenant.plan);
+        plan.and_then(|plan| self.oversight.get(plan)).copied().unwrap_or_default()
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! Nothing here does IO. The one file that reads the outside world is [`clock`], and it reads only the time.
 
+pub mod access;
+pub mod audit;
 pub mod call;
 pub mod clock;
 pub mod directory;
@@ -16,6 +18,8 @@ pub mod usage;
 pub mod window;
 pub mod zone;
 
+pub use access::{Actor, Role};
+pub use audit::AuditEntry;
 pub use call::{Call, OutputLimit, Surface};
 pub use clock::Clock;
 pub use ids::{EndUserId, KeyId, PlanId, ProjectId, RequestId, TenantId, hex};

@@ -18,7 +18,9 @@ use ring::digest::{Context, SHA256};
 use tollgate_ledger::Record;
 
 pub const HEADER_BYTES: usize = 64;
-pub const VERSION: u16 = 3;
+pub const VERSION: u16 = 4;
+/// Version 3 had fewer kinds of records: what it has is read as it was.
+const OLDEST: u16 = 3;
 const MAGIC: [u8; 4] = *b"TGJF";
 
 /// The hash that every later frame confirms.
@@ -49,7 +51,7 @@ pub enum FrameError {
     /// Begun but not whole: what a crash leaves of the last write.
     #[error("a frame that is torn or damaged")]
     Damaged,
-    #[error("written in version {0} of the journal's format; this program reads version {VERSION}")]
+    #[error("written in version {0} of the journal's format; this program reads {OLDEST} to {VERSION}")]
     OtherVersion(u16),
     /// Whole, but not the successor of what came before it.
     #[error("a frame out of place: {0}")]
@@ -104,7 +106,7 @@ pub fn decode_unchained(bytes: &[u8]) -> Result<Frame<'_>, FrameError> {
     if header[..4] != MAGIC || checksum != u32_at(56) || u32_at(60) != 0 {
         return Err(FrameError::Damaged);
     }
-    if u16_at(4) != VERSION {
+    if !(OLDEST..=VERSION).contains(&u16_at(4)) {
         return Err(FrameError::OtherVersion(u16_at(4)));
     }
     let kind = match u16_at(6) {

@@ -229,7 +229,7 @@ fn model(records: &[Record]) -> BTreeMap<RequestId, UsageEvent> {
                 (end.usage, end.amounts, end.overrun) = (adjusted.usage, adjusted.now.amounts, adjusted.now.overrun);
                 end.confidence = Some(adjusted.now.confidence);
             }
-            Record::CapSet(_) | Record::Directory(_) | Record::PricesSet { .. } => {}
+            Record::CapSet(_) | Record::Directory(_) | Record::PricesSet { .. } | Record::Audited(_) => {}
         }
     }
     events

@@ -60,6 +60,8 @@ struct Found {
     first: u64,
     /// How long that file is with its last whole entry.
     bytes: u64,
+    /// Those where a file began, of late.
+    passed: Vec<Heads>,
 }
 
 // === impl AuditWriter ===
@@ -86,7 +88,7 @@ impl AuditWriter {
             let has = found.heads.size;
             tracing::warn!(has, signed = ahead.size, "the audit log is made again from the journal");
         }
-        let Found { heads, frontier, first, bytes } = found;
+        let Found { heads, frontier, first, bytes, passed } = found;
         cut(dir, &hashes, heads.size, first, bytes)?;
         let mut writer = Self {
             dir: dir.to_owned(),
@@ -103,6 +105,9 @@ impl AuditWriter {
             ahead,
             broken: false,
         };
+        for heads in passed {
+            writer.keep_heads(&heads)?;
+        }
         writer.end_full_segment()?;
         Ok(writer)
     }
@@ -196,15 +201,24 @@ impl AuditWriter {
             return Ok(());
         }
         self.sync()?;
-        let note = self.signer.sign(&text_of_heads(self.signer.name(), self.scribe.heads()));
-        let path = heads_path(&self.dir, size);
+        self.keep_heads(self.scribe.heads())?;
+        (self.entries, self.first) = (None, size);
+        Ok(())
+    }
+
+    /// Keeps heads durably, if they are not kept yet, and no more of the older ones than are needed.
+    fn keep_heads(&self, heads: &Heads) -> Result<(), AuditError> {
+        let path = heads_path(&self.dir, heads.size);
+        let note = self.signer.sign(&text_of_heads(self.signer.name(), heads));
+        if fs::read(&path).is_ok_and(|kept| kept == note.as_bytes()) {
+            return Ok(());
+        }
         let kept = Prepared::write(&path, note.as_bytes(), fault::AUDIT).and_then(Prepared::confirm);
         kept.map_err(|source| io_at(&path, source))?;
         let all = heads_in(&self.dir)?;
         for older in &all[..all.len().saturating_sub(HEADS_KEPT)] {
             remove(&heads_path(&self.dir, *older))?;
         }
-        (self.entries, self.first) = (None, size);
         Ok(())
     }
 
@@ -268,12 +282,18 @@ impl Reading<'_> {
         let begins = self.begin(&firsts, hashed)?;
         let base = begins.size;
         let frontier = Frontier::read(base, |level, index| self.hashes.read(level, index))?;
-        let start = || Found { heads: begins.clone(), frontier: frontier.clone(), first: base, bytes: 0 };
+        let start =
+            || Found { heads: begins.clone(), frontier: frontier.clone(), first: base, bytes: 0, passed: Vec::new() };
         let mut found = start();
         for first in firsts.into_iter().filter(|first| *first >= base) {
             if first != found.heads.size {
                 // A file is missing in between: what comes after it is made again.
                 break;
+            }
+            if first > base {
+                found.passed.push(found.heads.clone());
+                let more = found.passed.len().saturating_sub(HEADS_KEPT);
+                found.passed.drain(..more);
             }
             (found.first, found.bytes) = (first, 0);
             match self.read_file(&mut found, hashed)? {

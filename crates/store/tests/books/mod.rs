@@ -30,7 +30,7 @@ pub fn open_under(dir: &Path, segment_bytes: usize, digit: &str) -> Result<Store
     let clock = Clock::manual(Timestamp(1_800_000_000_000_000));
     let master = MasterKey::from_hex(&digit.repeat(64)).expect("64 digits");
     // Files of the audit log so small that some are full.
-    let audit = audit::Options { issuer: "gate.example".into(), segment_entries: 500 };
+    let audit = audit::Options { issuer: "gate.example".into(), segment_entries: 100 };
     Store::open(&StoreOptions { dir: dir.to_owned(), journal, clock, audit }, Box::new(master))
 }
 

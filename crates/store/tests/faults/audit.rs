@@ -28,7 +28,7 @@ fn a_child_works_until_it_is_killed() {
         populate(&store, 1_000_000_000);
     }
     let first = 1_000 * u128::from(store.journal.durable_sequence());
-    for round in 0..24 {
+    for round in 0..8 {
         work(&store, first + round * 50, 25);
         store.projector.catch_up_audit(store.journal.durable_sequence(), PATIENCE);
     }

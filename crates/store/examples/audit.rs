@@ -84,7 +84,7 @@ fn record(sequence: u64, tenants: &[TenantId]) -> Record {
     let at = Timestamp(1_800_000_000_000_000 + i64::try_from(sequence).unwrap_or(0) * 50);
     let pair = sequence.div_ceil(2);
     let amounts = Amounts { cost: PicoUsd(1_234_567 + pair % 1_000), charge: PicoUsd(1_400_000 + pair % 1_000) };
-    if sequence % 2 == 0 {
+    if sequence.is_multiple_of(2) {
         let usage = Usage { input_tokens: 900, output_tokens: 300, ..Usage::default() };
         let (confidence, outcome) = (Confidence::Measured, Outcome::Completed);
         let id = RequestId(u128::from(pair.saturating_sub(OPEN)) << 64);

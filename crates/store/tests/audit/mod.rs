@@ -198,7 +198,11 @@ fn entries_are_found_one_by_one_by_tenant_and_page_by_page() {
     assert!(newest[0].starts_with("{\"n\":729,") && newest[4].starts_with("{\"n\":725,"));
     for id in TENANTS {
         let mut all = Vec::new();
-        reader.for_each(Some(&tenant(id)), |_, line| Ok(all.push(line.to_owned()))).expect("readable");
+        let keep = |_, line: &str| {
+            all.push(line.to_owned());
+            Ok(())
+        };
+        reader.for_each(Some(&tenant(id)), keep).expect("readable");
         all.reverse();
         assert!(all.len() > 50);
         assert_eq!(reader.newest(Some(&tenant(id)), None, 10_000).expect("readable"), all);

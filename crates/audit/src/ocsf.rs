@@ -9,6 +9,8 @@ pub const SCHEMA: &str = "1.5.0";
 
 const API_ACTIVITY: u64 = 6003;
 const AUTHENTICATION: u64 = 3002;
+/// Of an activity that the schema has no number for: then it has a name.
+const OTHER: u64 = 99;
 
 /// What is told in places of its own, and so not again under `unmapped`.
 const MAPPED: &[&str] = &["n", "at", "kind", "tenant", "act", "actor", "by", "person", "status", "request", "note"];
@@ -48,21 +50,17 @@ pub fn event(line: &str, version: &str) -> Option<Value> {
             "product": {"name": "Tollgate", "vendor_name": "Tollgate", "version": version},
         },
         "actor": {"user": user_of(&entry)},
-        "api": {"operation": operation},
         "src_endpoint": {"name": "tollgate"},
     });
-    // One cannot sign in without being somebody: that class asks for the user on the first level.
-    if class == AUTHENTICATION {
-        event["user"] = user_of(&entry);
-    }
+    let mut api = json!({"operation": operation});
     if let Some(tenant) = text("tenant") {
         event["actor"]["user"]["org"] = json!({"uid": tenant});
     }
     if let Some(request) = text("request") {
-        event["api"]["request"] = json!({"uid": request});
+        api["request"] = json!({"uid": request});
     }
     if let Some(status) = status {
-        event["api"]["response"] = json!({"code": status});
+        api["response"] = json!({"code": status});
         event["status_code"] = json!(status.to_string());
     }
     if let Some(note) = text("note") {
@@ -71,6 +69,17 @@ pub fn event(line: &str, version: &str) -> Option<Value> {
     let rest = entry.iter().filter(|(member, _)| !MAPPED.contains(&member.as_str()));
     let mut unmapped: Map<String, Value> = rest.map(|(member, value)| (member.clone(), value.clone())).collect();
     unmapped.insert("kind".to_owned(), json!(kind));
+    if activity == OTHER {
+        event["activity_name"] = json!(operation);
+    }
+    if class == AUTHENTICATION {
+        // That class asks for the user on the first level, and for what was signed in to; it has no place for an API.
+        event["user"] = user_of(&entry);
+        event["service"] = json!({"name": "tollgate"});
+        unmapped.insert("api".to_owned(), api);
+    } else {
+        event["api"] = api;
+    }
     event["unmapped"] = Value::Object(unmapped);
     Some(event)
 }
@@ -89,7 +98,7 @@ fn activity_of(operation: &str) -> u64 {
     {
         3
     } else {
-        99
+        OTHER
     }
 }
 

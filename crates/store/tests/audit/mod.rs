@@ -399,3 +399,29 @@ fn what_is_too_old_is_erased_and_everything_else_is_proved_as_before() {
     let refused = retain(&folder.layout(), |_| Some(Timestamp(i64::MAX))).expect_err("refused").to_string();
     assert!(refused.contains("is not what it was"), "{refused}");
 }
+
+#[test]
+fn the_auditors_script_comes_to_the_same_root_and_finds_what_was_changed() {
+    let folder = Folder::new(100);
+    let notes = [folder.grow(64), folder.grow(345)];
+    let (audit, vkey) = (folder.audit(), folder.verifier().to_string());
+    let checkpoint = folder.dir.path().join("checkpoint");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/operating/verify_audit.py");
+    let run = || {
+        let ran = std::process::Command::new("python3").arg(&script).arg(&audit).arg(&checkpoint).arg(&vkey).output();
+        let ran = ran.expect("python3 is needed by the clients' tests, too");
+        (ran.status.success(), [ran.stdout, ran.stderr].concat())
+    };
+    for note in &notes {
+        fs::write(&checkpoint, note).expect("written");
+        let (fine, said) = run();
+        assert!(fine && said.starts_with(b"in order"), "{}", String::from_utf8_lossy(&said));
+    }
+    retain(&folder.layout(), |_| Some(Timestamp(1_800_000_150_000_000))).expect("erased");
+    assert!(run().0, "what was erased has left its hash");
+    let path = audit.join("entries-00000000000000000300.jsonl");
+    let text = fs::read_to_string(&path).expect("text");
+    fs::write(&path, text.replacen("\"cost\":\"1", "\"cost\":\"2", 1)).expect("written");
+    let (fine, said) = run();
+    assert!(!fine && said.starts_with(b"NOT IN ORDER"), "{}", String::from_utf8_lossy(&said));
+}

@@ -14,78 +14,78 @@ use regorus::unstable::{Expr, Literal, Module, Query, Ref, Rule, RuleBody, RuleH
 use crate::law::{GATHER, PACKAGE};
 use crate::question::{FIELDS, Fields};
 
-/// What rules may call. All of it is pure, and what it gives back is bounded by what it is given; so nothing that reads a
-/// clock, draws lots, asks a network, or makes a long list from a number.
-const BUILTINS: &[&str] = &[
-    "abs",
-    "all",
-    "any",
-    "array.concat",
-    "array.reverse",
-    "array.slice",
-    "base64.decode",
-    "base64.encode",
-    "base64url.decode",
-    "base64url.encode",
-    "base64url.encode_no_pad",
-    "bits.and",
-    "bits.negate",
-    "bits.or",
-    "bits.xor",
-    "ceil",
-    "concat",
-    "contains",
-    "count",
-    "endswith",
-    "floor",
-    "format_int",
-    "glob.match",
-    "glob.quote_meta",
-    "indexof",
-    "indexof_n",
-    "intersection",
-    "is_array",
-    "is_boolean",
-    "is_null",
-    "is_number",
-    "is_object",
-    "is_set",
-    "is_string",
-    "json.filter",
-    "json.marshal",
-    "json.remove",
-    "lower",
-    "max",
-    "min",
-    "object.filter",
-    "object.get",
-    "object.keys",
-    "object.remove",
-    "object.subset",
-    "object.union",
-    "product",
-    "regex.is_valid",
-    "regex.match",
-    "round",
-    "semver.compare",
-    "semver.is_valid",
-    "sort",
-    "split",
-    "sprintf",
-    "startswith",
-    "strings.reverse",
-    "substring",
-    "sum",
-    "to_number",
-    "trim",
-    "trim_left",
-    "trim_prefix",
-    "trim_right",
-    "trim_space",
-    "trim_suffix",
-    "type_name",
-    "union",
-    "upper",
+/// What rules may call, and with how many arguments. All of it is pure, and what it gives back is bounded by what it is given;
+/// so nothing that reads a clock, draws lots, asks a network, or makes a long list from a number.
+const BUILTINS: &[(&str, usize)] = &[
+    ("abs", 1),
+    ("all", 1),
+    ("any", 1),
+    ("array.concat", 2),
+    ("array.reverse", 1),
+    ("array.slice", 3),
+    ("base64.decode", 1),
+    ("base64.encode", 1),
+    ("base64url.decode", 1),
+    ("base64url.encode", 1),
+    ("base64url.encode_no_pad", 1),
+    ("bits.and", 2),
+    ("bits.negate", 1),
+    ("bits.or", 2),
+    ("bits.xor", 2),
+    ("ceil", 1),
+    ("concat", 2),
+    ("contains", 2),
+    ("count", 1),
+    ("endswith", 2),
+    ("floor", 1),
+    ("format_int", 2),
+    ("glob.match", 3),
+    ("glob.quote_meta", 1),
+    ("indexof", 2),
+    ("indexof_n", 2),
+    ("intersection", 1),
+    ("is_array", 1),
+    ("is_boolean", 1),
+    ("is_null", 1),
+    ("is_number", 1),
+    ("is_object", 1),
+    ("is_set", 1),
+    ("is_string", 1),
+    ("json.filter", 2),
+    ("json.marshal", 1),
+    ("json.remove", 2),
+    ("lower", 1),
+    ("max", 1),
+    ("min", 1),
+    ("object.filter", 2),
+    ("object.get", 3),
+    ("object.keys", 1),
+    ("object.remove", 2),
+    ("object.subset", 2),
+    ("object.union", 2),
+    ("product", 1),
+    ("regex.is_valid", 1),
+    ("regex.match", 2),
+    ("round", 1),
+    ("semver.compare", 2),
+    ("semver.is_valid", 1),
+    ("sort", 1),
+    ("split", 2),
+    ("sprintf", 2),
+    ("startswith", 2),
+    ("strings.reverse", 1),
+    ("substring", 3),
+    ("sum", 1),
+    ("to_number", 1),
+    ("trim", 2),
+    ("trim_left", 2),
+    ("trim_prefix", 2),
+    ("trim_right", 2),
+    ("trim_space", 1),
+    ("trim_suffix", 2),
+    ("type_name", 1),
+    ("union", 1),
+    ("upper", 1),
 ];
 /// Calls whose work is a product of what they are given, and the argument that has to be written out, from 0.
 const LITERALS: &[(&str, usize)] = &[
@@ -201,7 +201,11 @@ impl Reads {
         }
         check_needs(&mentions).map_err(|wrong| vec![wrong])?;
         let entry: Path = entry.iter().map(|part| (*part).to_owned()).collect();
-        let mut reads = Self { plain: mentions.iter().all(|mentions| !mentions.odd), ..Self::default() };
+        // Read as a whole, a package has in the machine also what is undefined in it.
+        let mut read = mentions.iter().flat_map(|mentions| mentions.needs.values().flatten());
+        let reads_package = read.any(|path| packages.iter().any(|package| package.starts_with(path)));
+        let plain = !reads_package && mentions.iter().all(|mentions| !mentions.odd);
+        let mut reads = Self { plain, ..Self::default() };
         let mut wanted = vec![entry];
         while let Some(path) = wanted.pop() {
             for (index, package) in packages.iter().enumerate() {
@@ -435,6 +439,8 @@ impl<'a> Looking<'a> {
             Rule::Spec { head, bodies, .. } => {
                 match head {
                     RuleHead::Compr { refr, assign, .. } => {
+                        // Of several values for one key the machine keeps the last, where OPA ends with an error.
+                        self.mentions.odd |= !matches!(&**refr, Expr::Var { .. });
                         self.indexes(refr);
                         assign.iter().for_each(|assign| self.expr(&assign.value));
                     }
@@ -454,7 +460,13 @@ impl<'a> Looking<'a> {
                     self.query(query);
                 }
             }
-            Rule::Default { args, value, .. } => {
+            Rule::Default { span, args, value, .. } => {
+                if !is_written_out(value) {
+                    self.wrong(
+                        span.line,
+                        "a default is written out; say in a rule what has to be looked up".to_owned(),
+                    );
+                }
                 args.iter().for_each(|arg| self.expr(arg));
                 self.expr(value);
             }
@@ -528,8 +540,8 @@ impl<'a> Looking<'a> {
                 self.inside(refr);
             }
             Expr::RefBrack { span, refr, index, .. } => {
-                self.mentions.odd |=
-                    !matches!(&**index, Expr::String { .. } | Expr::RawString { .. } | Expr::Number { .. });
+                // A number may be the name of a member of data, which the machine does not find.
+                self.mentions.odd |= !matches!(&**index, Expr::String { .. } | Expr::RawString { .. });
                 self.reference(expr, span.line);
                 self.inside(refr);
                 self.expr(index);
@@ -631,9 +643,15 @@ impl<'a> Looking<'a> {
         };
         // Only a whole name is a function's: else the engine would take a builtin that it has by the same name.
         if self.functions.contains(&whole) {
-            self.data(&whole);
-        } else if self.imports.contains_key(&written[0]) || !BUILTINS.contains(&name.as_str()) {
-            self.wrong_call(line, format!("a policy may not call '{name}': {}", instead_of(&name)));
+            return self.data(&whole);
+        }
+        let builtin = BUILTINS.iter().find(|(builtin, _)| *builtin == name);
+        let Some((_, count)) = builtin.filter(|_| !self.imports.contains_key(&written[0])) else {
+            return self.wrong_call(line, format!("a policy may not call '{name}': {}", instead_of(&name)));
+        };
+        if params.len() != *count {
+            // The machine would say that it is undefined, and a `deny` that rests on it would not deny.
+            self.wrong_call(line, format!("the number of arguments of {name} is {count}, and not {}", params.len()));
         } else if name == "sprintf" && !is_short_format(params.first()) {
             self.wrong_call(
                 line,
@@ -652,6 +670,25 @@ impl<'a> Looking<'a> {
 
 fn is_function(rule: &Rule) -> bool {
     matches!(rule, Rule::Spec { head: RuleHead::Func { .. }, .. })
+}
+
+/// Whether it is there without looking anything up: the machine would say that another default is undefined.
+fn is_written_out(expr: &Expr) -> bool {
+    match expr {
+        Expr::String { .. }
+        | Expr::RawString { .. }
+        | Expr::Number { .. }
+        | Expr::Bool { .. }
+        | Expr::Null { .. }
+        // Both engines are asked about these.
+        | Expr::ArrayCompr { .. }
+        | Expr::SetCompr { .. }
+        | Expr::ObjectCompr { .. } => true,
+        Expr::UnaryExpr { expr, .. } => matches!(&**expr, Expr::Number { .. }),
+        Expr::Array { items, .. } | Expr::Set { items, .. } => items.iter().all(|item| is_written_out(item)),
+        Expr::Object { fields, .. } => fields.iter().all(|(_, key, value)| is_written_out(key) && is_written_out(value)),
+        _ => false,
+    }
 }
 
 fn is_short_text(expr: &Expr) -> bool {

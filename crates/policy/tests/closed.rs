@@ -8,7 +8,7 @@ use crate::world::{bundle, file, question};
 const DATA: &str = r#"{
     "blocked": ["u1"], "regions": ["eu"], "routes": {"a": "open", "b": "shut"}, "limits": [{"max": "10"}, {"max": 1}],
     "contracts": [{"ok": false}], "tickets": [{"id": 1}], "tenants": ["acme", "other"],
-    "tiers": {"gold": {"plan": "standard"}, "iron": {"plan": "standard"}}
+    "years": {"2026": "shut"}, "tiers": {"gold": {"plan": "standard"}, "iron": {"plan": "standard"}}
 }"#;
 
 #[test]
@@ -38,8 +38,23 @@ fn what_the_fast_engine_reads_in_its_own_way_lets_nobody_in() {
         "allow if f(1) == 2\nf(1) := 2\nf(1.0) := 3",
         // Somebody else's package.
         "allow if data.tollgate_decision.decision",
+        // A package as a whole, in which something is undefined.
+        "allow if count(data.lib) > 0",
+        "import data.lib\nallow if object.keys(lib) == {\"undefined\"}",
+        // Two values for one key of a table.
+        "allow := true\na[input.tenant.id] := 1 if input.request.choices > 0\na[input.tenant.id] := 2 if input.request.input_bytes > 0\ndeny contains \"x\" if a.acme == 1",
+        // Defaults that are looked up.
+        "allow := true\ndefault risky := data.blocked[0]\nrisky := 0 if input.request.stream\ndeny contains \"x\" if risky == \"u1\"",
+        "allow := true\ndefault risky := count(data.blocked)\nrisky := 0 if input.request.stream\ndeny contains \"x\" if risky > 0",
+        // Too few arguments, and too many.
+        "allow := true\ndeny contains \"x\" if startswith(input.request.route)",
+        "allow := true\ndeny contains \"x\" if count(data.blocked, 1, 2)",
+        "allow := true\ndeny contains \"x\" if f(1, 2, 3)\nf(x) if x > 0",
+        // A number as the name of a member.
+        "allow := true\ndeny contains \"x\" if data.years[2026] == \"shut\"",
     ] {
-        let files = [file("a.rego", &format!("package tollgate.admission\n{rules}\n")), file("data.json", DATA)];
+        let lib = file("lib.rego", "package lib\nundefined if input.tenant.id == \"nobody\"\n");
+        let files = [file("a.rego", &format!("package tollgate.admission\n{rules}\n")), lib, file("data.json", DATA)];
         let Ok(law) = Law::compile(&Bundle::from_files(&files).expect("a bundle")) else { continue };
         let said = law.decide(&question());
         assert!(!matches!(said, Ok(Verdict::Allowed(_))), "{rules}: {said:?}");

@@ -3,14 +3,15 @@
 //! Conservative: whatever may be read counts as read. A module is reached whole. Where a path is computed, everything that
 //! it may lead to is reached; of `data[x]` that is the whole bundle.
 //!
-//! The engine calls its syntax tree unstable: its version is pinned. Besides here it is read in `single.rs`, `explain.rs`,
-//! `mutate.rs` and `law.rs`.
+//! The engine calls its syntax tree unstable: its version is pinned. Besides here it is read in `single.rs`, `absent.rs`,
+//! `explain.rs`, `mutate.rs` and `law.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use regorus::Value;
-use regorus::unstable::{Expr, Literal, Module, Query, Ref, Rule, RuleBody, RuleHead};
+use regorus::unstable::{Expr, Import, Literal, Module, Query, Ref, Rule, RuleBody, RuleHead};
 
+use crate::absent::Present;
 use crate::law::{GATHER, PACKAGE};
 use crate::question::{FIELDS, Fields};
 
@@ -133,7 +134,7 @@ pub struct Wrong {
 
 /// What one module mentions.
 #[derive(Default)]
-struct Mentions {
+struct Mentions<'a> {
     data: BTreeSet<Path>,
     fields: Fields,
     wrong: Vec<Wrong>,
@@ -143,6 +144,8 @@ struct Mentions {
     odd: bool,
     /// What each rule of the module needs: paths in `data`.
     needs: BTreeMap<Path, BTreeSet<Path>>,
+    /// What stands after `not`.
+    negated: Vec<&'a Expr>,
 }
 
 /// Looks through one module.
@@ -155,7 +158,7 @@ struct Looking<'a> {
     /// Functions of all packages, by their whole paths.
     functions: &'a BTreeSet<Path>,
     package: &'a Path,
-    mentions: Mentions,
+    mentions: Mentions<'a>,
     /// The rule that is looked at.
     rule: Path,
     depth: usize,
@@ -173,8 +176,8 @@ impl Wrong {
 // === impl Reads ===
 
 impl Reads {
-    /// What the package `entry` can read. All that is wrong in any module is told at once.
-    pub fn of(modules: &[Ref<Module>], entry: &[&str]) -> Result<Self, Vec<Wrong>> {
+    /// What the package `entry` can read, with this data beside it. All that is wrong in any module is told at once.
+    pub fn of(modules: &[Ref<Module>], entry: &[&str], data: &serde_json::Value) -> Result<Self, Vec<Wrong>> {
         let packages: Vec<Path> = modules.iter().map(|module| package_of(module)).collect();
         let mut rules = BTreeMap::<&Path, BTreeSet<String>>::new();
         for (module, package) in modules.iter().zip(&packages) {
@@ -200,6 +203,7 @@ impl Reads {
             return Err(wrong);
         }
         check_needs(&mentions).map_err(|wrong| vec![wrong])?;
+        check_negated(&mentions, &Present::of(modules, data))?;
         let entry: Path = entry.iter().map(|part| (*part).to_owned()).collect();
         // Read as a whole, a package has in the machine also what is undefined in it.
         let mut read = mentions.iter().flat_map(|mentions| mentions.needs.values().flatten());
@@ -240,7 +244,7 @@ fn functions(modules: &[Ref<Module>], packages: &[Path]) -> BTreeSet<Path> {
 }
 
 /// Whether no rule needs itself, by whatever way, and none needs one that needs one, and so on, too often.
-fn check_needs(mentions: &[Mentions]) -> Result<(), Wrong> {
+fn check_needs(mentions: &[Mentions<'_>]) -> Result<(), Wrong> {
     let mut needs = BTreeMap::<&Path, BTreeSet<&Path>>::new();
     for (rule, paths) in mentions.iter().flat_map(|mentions| &mentions.needs) {
         needs.entry(rule).or_default().extend(paths);
@@ -270,6 +274,19 @@ fn check_needs(mentions: &[Mentions]) -> Result<(), Wrong> {
     })
 }
 
+/// Whether what is negated means the same in OPA.
+fn check_negated(mentions: &[Mentions<'_>], present: &Present<'_>) -> Result<(), Vec<Wrong>> {
+    let negated = mentions.iter().enumerate().flat_map(|(module, mentions)| {
+        mentions.negated.iter().filter_map(move |expr| Some((*expr, present.missing(module, expr)?)))
+    });
+    let told = |(expr, name): (&Expr, String)| {
+        let what = format!("'{name}' may be missing, and OPA reads that otherwise: negate a rule that says it");
+        Wrong { file: expr.span().source.file().clone(), line: expr.span().line, what }
+    };
+    let wrong: Vec<Wrong> = negated.map(told).collect();
+    if wrong.is_empty() { Ok(()) } else { Err(wrong) }
+}
+
 fn reaches(next: &BTreeMap<&Path, Vec<&Path>>, rule: &Path) -> bool {
     let (mut seen, mut open) = (BTreeSet::new(), next[rule].clone());
     while let Some(other) = open.pop() {
@@ -296,6 +313,14 @@ pub(crate) fn package_of(module: &Module) -> Path {
     path
 }
 
+/// What an import is called, and the path from `data` or `input` on that it stands for. `import rego.v1` and the like change
+/// nothing in Rego 1.
+pub(crate) fn import_of(import: &Import) -> Option<(String, Path)> {
+    let (path, _) = static_path(&import.refr)?;
+    let name = import.r#as.as_ref().map(|span| span.text().to_owned()).or_else(|| path.last().cloned())?;
+    matches!(path[0].as_str(), "data" | "input").then_some((name, path))
+}
+
 /// The first name of a rule's head: `a` in `a.b[c]`.
 pub(crate) fn name_of(rule: &Rule) -> Option<String> {
     static_path(head_of(rule)).and_then(|(path, _)| path.into_iter().next())
@@ -311,7 +336,7 @@ fn head_of(rule: &Rule) -> &Expr {
 }
 
 /// The path that a reference names as far as it is written out, and whether that is all of it. None: no reference.
-fn static_path(expr: &Expr) -> Option<(Path, bool)> {
+pub(crate) fn static_path(expr: &Expr) -> Option<(Path, bool)> {
     match expr {
         Expr::Var { value, .. } => Some((vec![text_of(value)?], true)),
         Expr::RefDot { refr, field, .. } => {
@@ -347,7 +372,7 @@ impl<'a> Looking<'a> {
         package: &'a Path,
         own: &'a BTreeSet<String>,
         functions: &'a BTreeSet<Path>,
-    ) -> Mentions {
+    ) -> Mentions<'a> {
         let mut looking = Self {
             module,
             imports: BTreeMap::new(),
@@ -359,16 +384,12 @@ impl<'a> Looking<'a> {
             depth: 0,
         };
         for import in &module.imports {
-            let Some((path, _)) = static_path(&import.refr) else { continue };
+            let Some((name, path)) = import_of(import) else { continue };
             let line = import.span.line;
-            match path.first().map(String::as_str) {
-                Some("data") => drop(looking.mentions.data.insert(path[1..].to_vec())),
-                Some("input") => looking.input(&path[1..], line),
-                // `import rego.v1` and the like change nothing in Rego 1.
-                _ => continue,
+            match path[0].as_str() {
+                "data" => drop(looking.mentions.data.insert(path[1..].to_vec())),
+                _ => looking.input(&path[1..], line),
             }
-            let name = import.r#as.as_ref().map(|span| span.text().to_owned()).or_else(|| path.last().cloned());
-            let Some(name) = name else { continue };
             if own.contains(&name) {
                 looking.wrong(
                     line,
@@ -433,7 +454,7 @@ impl<'a> Looking<'a> {
         }
     }
 
-    fn rule(&mut self, rule: &Rule) {
+    fn rule(&mut self, rule: &'a Rule) {
         self.mentions.odd |= is_function(rule);
         match rule {
             Rule::Spec { head, bodies, .. } => {
@@ -474,7 +495,7 @@ impl<'a> Looking<'a> {
     }
 
     /// What stands in the brackets of a rule's head.
-    fn indexes(&mut self, refr: &Expr) {
+    fn indexes(&mut self, refr: &'a Expr) {
         match refr {
             Expr::RefBrack { refr, index, .. } => {
                 self.indexes(refr);
@@ -485,8 +506,11 @@ impl<'a> Looking<'a> {
         }
     }
 
-    fn query(&mut self, query: &Query) {
+    fn query(&mut self, query: &'a Query) {
         for stmt in &query.stmts {
+            if let Literal::NotExpr { expr, .. } = &stmt.literal {
+                self.mentions.negated.push(expr);
+            }
             match &stmt.literal {
                 Literal::SomeVars { .. } => self.mentions.odd = true,
                 Literal::SomeIn { key, value, collection, .. } => {
@@ -517,7 +541,7 @@ impl<'a> Looking<'a> {
         }
     }
 
-    fn expr(&mut self, expr: &Expr) {
+    fn expr(&mut self, expr: &'a Expr) {
         self.depth += 1;
         if self.depth > DEPTH_MAX {
             self.wrong(expr.span().line, format!("nested more than {DEPTH_MAX} deep; name a part of it"));
@@ -527,7 +551,7 @@ impl<'a> Looking<'a> {
         self.depth -= 1;
     }
 
-    fn look(&mut self, expr: &Expr) {
+    fn look(&mut self, expr: &'a Expr) {
         match expr {
             Expr::String { .. }
             | Expr::RawString { .. }
@@ -587,7 +611,7 @@ impl<'a> Looking<'a> {
     }
 
     /// What stands in a reference besides its path: `data[input.x].y` reads `input.x`, too.
-    fn inside(&mut self, refr: &Expr) {
+    fn inside(&mut self, refr: &'a Expr) {
         match refr {
             Expr::RefDot { refr, .. } => self.inside(refr),
             Expr::RefBrack { refr, index, .. } => {

@@ -2,8 +2,11 @@
 // the control plane what their groups allow.
 
 import assert from "node:assert/strict";
-import { execFileSync } from "node:child_process";
+import { execFileSync, spawnSync } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { createServer } from "node:http";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
 import test, { after, before } from "node:test";
 import Provider from "oidc-provider";
 
@@ -93,6 +96,12 @@ class Browser {
     return answer.json();
   }
 
+  // For the command line.
+  async token() {
+    const page = await this.submit(await this.visit(`${GATEWAY}/auth`), {});
+    return page.text.match(/TOLLGATE_ADMIN_KEY=(tgp_[0-9a-f]+)/)[1];
+  }
+
   async admin(method, path, body, headers = {}) {
     const { csrf } = await this.session();
     const sent = { method, headers: { "x-tollgate-csrf": csrf, ...headers }, body: body && JSON.stringify(body) };
@@ -128,8 +137,7 @@ test("a second human agrees, and the command line goes on with her token", async
   const tenant = "watched-by-two";
   assert.equal((await ada.admin("PUT", "plans/watched", { second_human: true })).status, 200);
   assert.equal((await ada.admin("POST", "tenants", { id: tenant, plan: "watched" })).status, 201);
-  const page = await ada.submit(await ada.visit(`${GATEWAY}/auth`), {});
-  const [, token] = page.text.match(/TOLLGATE_ADMIN_KEY=(tgp_[0-9a-f]+)/);
+  const token = await ada.token();
   const tollgate = (...args) =>
     execFileSync(process.env.TOLLGATE_BIN, ["--json", ...args], {
       env: { TOLLGATE_URL: GATEWAY, TOLLGATE_ADMIN_KEY: token },
@@ -142,7 +150,10 @@ test("a second human agrees, and the command line goes on with her token", async
   let refused;
   assert.throws(
     () => tollgate(...raise("2.00")),
-    (error) => (refused = error.stderr),
+    (error) => {
+      refused = error.stderr;
+      return true;
+    },
   );
   const [, number] = refused.match(/approve (a[0-9a-f]{16})/);
   const decide = (who) => who.admin("POST", `approvals/${number}`, { approve: true });
@@ -150,6 +161,7 @@ test("a second human agrees, and the command line goes on with her token", async
   assert.equal((await decide(grace)).body.state, "approved");
   const budget = JSON.parse(tollgate(...raise("2.00"), "--approval", number));
   assert.equal(budget.cap_usd, "2.00");
+  tollgate(...raise("1.00"));
   assert.throws(() => tollgate(...raise("2.00"), "--approval", number), "an approval is used once");
 
   const out = await ada.fetch(`${GATEWAY}/auth/logout`, {
@@ -158,4 +170,31 @@ test("a second human agrees, and the command line goes on with her token", async
   });
   assert.equal(out.status, 200);
   assert.throws(() => tollgate("access", "me"), "the token ends with the session");
+});
+
+test("the operator's walk is run as it is printed", async () => {
+  const keys = { operator: process.env.TOLLGATE_ADMIN_KEY };
+  for (const name of ["ada", "grace", "eve"]) {
+    const browser = new Browser();
+    await browser.signIn(name);
+    keys[name] = await browser.token();
+  }
+  const walk = readFileSync(join(process.env.TOLLGATE_DOCS, "operating/access.md"), "utf8");
+  const steps = [...walk.matchAll(/<!-- run: (\w+) -->\n```sh\n([^]*?)```/g)];
+  assert.ok(steps.length >= 15, `${steps.length} steps were found`);
+  assert.equal(steps.length, walk.split("```sh").length - 1, "each step says whose it is");
+  const cwd = mkdtempSync(join(tmpdir(), "walk-"));
+  const path = `${dirname(process.env.TOLLGATE_BIN)}:${process.env.PATH}`;
+  for (const [, who, commands] of steps) {
+    const env = { PATH: path, TOLLGATE_URL: GATEWAY, TOLLGATE_ADMIN_KEY: keys[who] };
+    const ended = spawnSync("bash", ["--norc", "-euo", "pipefail", "-c", commands], {
+      cwd,
+      env,
+      encoding: "utf8",
+      stdio: ["ignore", "pipe", "pipe"],
+    });
+    const expected = commands.includes("# refused") ? 1 : 0;
+    assert.equal(ended.status, expected, `${who}: ${commands}\n${ended.stdout}${ended.stderr}`);
+  }
+  rmSync(cwd, { recursive: true });
 });

@@ -192,7 +192,9 @@ async fn description() -> ([(http::HeaderName, &'static str); 1], &'static str) 
 
 /// The description, as it is kept in `docs/openapi.json`.
 pub fn openapi_json() -> String {
-    Description::openapi().to_pretty_json().expect("a description is plain data, which JSON can hold")
+    let mut whole = serde_json::to_value(Description::openapi()).expect("a description is plain data");
+    tell(&mut whole, "");
+    format!("{whole:#}")
 }
 
 #[derive(OpenApi)]
@@ -230,6 +232,42 @@ pub fn openapi_json() -> String {
 struct Description;
 
 struct AdminKey;
+
+/// Tells what types cannot say: how ids are written, and that a number that cannot be negative may be larger than those that
+/// can. `name`: of the part.
+fn tell(part: &mut serde_json::Value, name: &str) {
+    const IDS: [&str; 5] = ["tenant", "plan", "project", "key", "id"];
+    match part {
+        serde_json::Value::Array(parts) => parts.iter_mut().for_each(|part| tell(part, name)),
+        serde_json::Value::Object(fields) => {
+            // Of a parameter the name stands beside the schema, of a field before it.
+            let own = fields.get("name").and_then(|name| name.as_str()).map(str::to_owned);
+            for (field, value) in fields.iter_mut() {
+                let name = if field == "schema" { own.as_deref().unwrap_or(name) } else { field };
+                tell(value, name);
+            }
+            let is = |fields: &serde_json::Map<_, _>, kind: &str| match fields.get("type") {
+                Some(serde_json::Value::String(one)) => one == kind,
+                Some(serde_json::Value::Array(several)) => several.iter().any(|one| one == kind),
+                _ => false,
+            };
+            // A new key is called so, too, with its secret.
+            let is_secret =
+                fields.get("example").and_then(|text| text.as_str()).is_some_and(|text| text.starts_with("tg"));
+            if IDS.contains(&name) && is(fields, "string") && !is_secret {
+                fields.insert("pattern".to_owned(), r"^[a-z0-9][a-z0-9._-]{0,62}$".into());
+            }
+            if is(fields, "integer") && fields.contains_key("minimum") {
+                for (signed, unsigned) in [("int32", "uint32"), ("int64", "uint64")] {
+                    if fields.get("format").is_some_and(|format| format == signed) {
+                        fields.insert("format".to_owned(), unsigned.into());
+                    }
+                }
+            }
+        }
+        _ => {}
+    }
+}
 
 impl Modify for AdminKey {
     fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {

@@ -15,12 +15,12 @@ use tollgate_guard::Act;
 use tollgate_policy::Law;
 use tollgate_store::store::prepare;
 use tollgate_types::directory::{Change, Directory, PolicySet};
-use tollgate_types::{Refusal, Scope, Timestamp, hex};
+use tollgate_types::{PlanId, Refusal, RequestId, Scope, Timestamp, hex};
 
 use super::budgets::{named, scope};
 use super::caller::{Caller, Thing};
 use super::durable::aside;
-use super::extract::Asked;
+use super::extract::{Asked, optional_id};
 use super::refused::{Refusals, Refused};
 use crate::app::App;
 use crate::decisions::{Judgement, KEPT};
@@ -123,6 +123,8 @@ pub async fn bundle(caller: Caller, Asked(of): Asked<PolicyOf>) -> Result<impl I
     responses((status = 200, description = "Decisions", body = List<PolicyDecision>), Refusals))]
 pub async fn decisions(caller: Caller, Asked(of): Asked<DecisionQuery>) -> Result<Json<List<PolicyDecision>>, Refused> {
     let app = caller.may(Act::ListPolicyDecisions, &Thing::of(of.tenant.as_ref())?).await?;
+    optional_id::<PlanId>("plan", of.plan.as_ref())?;
+    optional_id::<RequestId>("request_id", of.request_id.as_ref())?;
     let limit = of.limit.unwrap_or(DECISIONS_USUAL);
     if limit > KEPT {
         return Err(Refused::field("limit", format!("at most {KEPT}")));

@@ -97,6 +97,10 @@ impl App {
             dir: config.store.dir.clone(),
             journal: journal::Options { segment_bytes: config.store.segment_bytes, gather: config.store.gather },
             clock: clock.clone(),
+            audit: tollgate_store::audit::Options {
+                issuer: Arc::clone(&config.issuer),
+                ..tollgate_store::audit::Options::default()
+            },
         };
         let store = Store::open(&options, Box::new(master_key))?;
         if store.recovered > 0 {

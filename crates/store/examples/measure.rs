@@ -101,7 +101,8 @@ fn raw_pairs(dir: &Path, writers: usize, during: Duration) -> Result<f64> {
 }
 
 fn ledger_pairs(dir: &Path, writers: usize, during: Duration) -> Result<f64> {
-    let options = StoreOptions { dir: dir.to_owned(), journal: Options::default(), clock: Clock::System };
+    let audit = tollgate_store::audit::Options::default();
+    let options = StoreOptions { dir: dir.to_owned(), journal: Options::default(), clock: Clock::System, audit };
     let store = Store::open(&options, Box::new(MasterKey::from_hex(&"a".repeat(64))?))?;
     found(&store, Many { tenants: 1, keys: 1 })?;
     let spender = spender(0, 0)?;
@@ -157,7 +158,8 @@ fn end_of(number: u64) -> Record {
 // === fill ===
 
 fn fill(dir: &Path, many: Many, events: u64, master_key: &str) -> Result<()> {
-    let options = StoreOptions { dir: dir.to_owned(), journal: Options::default(), clock: Clock::System };
+    let audit = tollgate_store::audit::Options::default();
+    let options = StoreOptions { dir: dir.to_owned(), journal: Options::default(), clock: Clock::System, audit };
     let store = Store::open(&options, Box::new(MasterKey::from_hex(master_key)?))?;
     let began = Instant::now();
     found(&store, many)?;

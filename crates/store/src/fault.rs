@@ -53,6 +53,19 @@ pub const POINTS: &[&str] = &[
     "file::dir-sync",
     "view::before-apply",
     "view::after-apply",
+    "audit::entries-open",
+    "audit::entries-write",
+    "audit::hashes-write",
+    "audit::written",
+    "audit::log-sync",
+    "audit::log-synced",
+    "audit::checkpoint-write",
+    "audit::checkpoint-sync",
+    "audit::checkpoint-signed",
+    "audit::write",
+    "audit::sync",
+    "audit::rename",
+    "audit::dir-sync",
 ];
 
 /// The points on the way of a file that is written aside and then gets its name.
@@ -78,6 +91,7 @@ macro_rules! steps {
 pub const SNAPSHOT: Steps = steps!("snapshot");
 pub const KEYS: Steps = steps!("keys");
 pub const FILE: Steps = steps!("file");
+pub const AUDIT: Steps = steps!("audit");
 
 /// Passes a point where nothing is written.
 #[inline]

@@ -5,6 +5,7 @@
 //! - [`view`]: SQLite, a view of the journal for questions; can be thrown away and made again.
 //! - [`vault`]: keys at rest, in one file that is overwritten in place, so that a destroyed key is gone.
 //! - [`prepared`]: files that are there whole or not at all. [`fault`]: where tests make all of it fail.
+//! - [`audit`]: the audit log: the journal's records as entries of a Merkle log, signed.
 //! - [`answers`]: what was answered to requests that may be repeated.
 //! - [`store`](mod@store): all of it opened together, recovered after a crash; and [`verify`], which reads it all again.
 //!
@@ -16,11 +17,13 @@
 //! journal/0000000001.journal ... , spare
 //! snapshots/00000000000000000042.snapshot
 //! prices/<when>-<sha256>.toml   price books that were pushed
+//! audit/entries-00000000000000000000.jsonl ... , hashes, checkpoints, heads-00000000000000065536.note
 //! view.sqlite
 //! answers.sqlite          answers to requests with an idempotency key, for a day
 //! ```
 
 pub mod answers;
+pub mod audit;
 pub mod fault;
 pub mod journal;
 pub mod prepared;
@@ -32,6 +35,7 @@ pub mod verify;
 pub mod view;
 
 pub use answers::{Answer, Answers};
+pub use audit::AuditReader;
 pub use journal::{Journal, JournalWriter, Sequence};
 pub use store::{Store, StoreError, StoreOptions};
 pub use vault::Vault;

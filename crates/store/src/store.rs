@@ -6,15 +6,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::FlockOperation;
+use tollgate_audit::note::{Verifier, origin};
 use tollgate_ledger::Books;
 use tollgate_types::{Clock, TenantId, ids};
 
 use crate::answers::{Answers, AnswersError, AnswersThread};
+use crate::audit::writer::AuditWriter;
+use crate::audit::{self, AuditError, AuditReader};
 use crate::fault;
 use crate::journal::segment::{self, SegmentError};
 use crate::journal::{self, Journal, JournalThread, JournalWriter, Sequence};
 use crate::prepared::Prepared;
-use crate::projector::{Projector, ProjectorThread, open_view};
+use crate::projector::{Projector, ProjectorThread, Recorded, open_view};
 use crate::snapshot;
 use crate::vault::{KeyEncryption, Vault, VaultError};
 use crate::view::{View, ViewError};
@@ -24,6 +27,7 @@ pub struct StoreOptions {
     pub dir: PathBuf,
     pub journal: journal::Options,
     pub clock: Clock,
+    pub audit: audit::Options,
 }
 
 /// The books of this node, and everything that keeps them.
@@ -35,6 +39,8 @@ pub struct Store {
     pub projector: Projector,
     pub answers: Answers,
     pub dir: PathBuf,
+    /// What verifies the checkpoints of the audit log: name and public key.
+    pub audit_key: Verifier,
     /// Reservations that the last process left pending, now indeterminate.
     pub recovered: usize,
     // In the order of their ends: nobody appends any more, then the journal is durable, then the view follows it.
@@ -58,6 +64,8 @@ pub enum StoreError {
     View(#[from] ViewError),
     #[error(transparent)]
     Answers(#[from] AnswersError),
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     #[error(
         "{what} holds record {held}, but the journal ends at {last}: it lost records that were durable; restore the \
          journal from its copy, or, to go on without them, move {what} away"
@@ -82,6 +90,7 @@ pub struct Layout {
     /// Policy bundles, each named by the digest of its archive.
     pub policies: PathBuf,
     pub keys: PathBuf,
+    pub audit: PathBuf,
     pub view: PathBuf,
     pub answers: PathBuf,
     pub lock: PathBuf,
@@ -97,6 +106,7 @@ impl Layout {
             prices: dir.join("prices"),
             policies: dir.join("policies"),
             keys: dir.join("keys"),
+            audit: dir.join("audit"),
             view: dir.join("view.sqlite"),
             answers: dir.join("answers.sqlite"),
             lock: dir.join("lock"),
@@ -114,7 +124,7 @@ impl Store {
 
     fn read(options: &StoreOptions, encryption: Box<dyn KeyEncryption>) -> Result<Self, StoreError> {
         let layout = Layout::of(&options.dir);
-        for dir in [&options.dir, &layout.journal, &layout.snapshots, &layout.prices, &layout.policies] {
+        for dir in [&options.dir, &layout.journal, &layout.snapshots, &layout.prices, &layout.policies, &layout.audit] {
             make_dir(dir)?;
         }
         let lock = Lock::take(&options.dir, &layout.lock)?;
@@ -139,11 +149,19 @@ impl Store {
         let io = |source| StoreError::Io { path: layout.journal.clone(), source };
         let view = open_view(&layout.view)?;
         check_not_behind(&layout.view.display().to_string(), view.position(), last)?;
+        let audit = AuditWriter::open(&layout.audit, vault.audit_key(), &options.audit, last)?;
+        let audit_key = vault.audit_key().signer(&origin(&options.audit.issuer)).verifier();
         let (answers, answers_thread) = Answers::start(&layout.answers, Arc::clone(&vault), options.clock.clone())?;
         let (journal, writer, journal_thread) = Journal::start(&layout.journal, options.journal, tail).map_err(io)?;
         let books = Arc::new(Books::new(state.ledger, state.directory, writer, options.clock.clone()));
         let recovered = books.recover();
-        let (projector, projector_thread) = Projector::start(&layout, view, journal.clone());
+        let recorded = Recorded {
+            writer: audit,
+            vault: Arc::clone(&vault),
+            options: options.audit.clone(),
+            books: Arc::clone(&books),
+        };
+        let (projector, projector_thread) = Projector::start(&layout, view, recorded, journal.clone());
         let dir = options.dir.clone();
         Ok(Self {
             books,
@@ -152,6 +170,7 @@ impl Store {
             projector,
             answers,
             dir,
+            audit_key,
             recovered,
             journal_thread,
             projector_thread,
@@ -160,7 +179,7 @@ impl Store {
         })
     }
 
-    /// Makes everything durable and brings the view up to it.
+    /// Makes everything durable, brings the view and the audit log up to it, and signs that.
     pub fn close(self) {
         self.journal_thread.stop();
         self.projector_thread.stop();
@@ -184,6 +203,11 @@ impl Store {
             }
         }
         Ok(view.position())
+    }
+
+    /// Reads the audit log.
+    pub fn audit(&self) -> AuditReader {
+        AuditReader::open(&self.layout())
     }
 
     pub fn layout(&self) -> Layout {

@@ -5,14 +5,16 @@
 //! file that is appended to, or replaced by a new one, would leave the old key on the disk.
 //!
 //! ```text
-//! header  64 B   "TGKV", u32 version, u8 how many keys for receipts there are at least, the same inverted, zeros
+//! header  64 B   "TGKV", u32 version, u8 how many keys for receipts there are at least, the same inverted, u8 how many keys for
+//!                the audit log (1, or 0 before it was made), the same inverted (or 0 as well), zeros
 //! slot   192 B   u8 state (0 free, 1 in use), u8 name length, name (63 B), u8 zero, wrapped key (60 B: nonce, ciphertext,
 //!                tag), zeros, u32 CRC-32C of the bytes before
 //! ```
 //! Slot 0 holds the store's own secret, under which API keys are hashed; slots named `*receipt-1` and on, the keys that
-//! sign receipts ([`receipt_keys`]). A tenant whose slot is damaged is missed by the directory; a key for receipts, by the
-//! header's count.
+//! sign receipts ([`receipt_keys`]); slot `*audit`, the audit log's ([`audit_key`]). A tenant whose slot is damaged is missed by
+//! the directory; a key for receipts or for the audit log, by the header's counts.
 
+pub mod audit_key;
 pub mod receipt_keys;
 
 use std::collections::{BTreeMap, HashMap};
@@ -29,6 +31,7 @@ use tollgate_types::directory::Sealed;
 use tollgate_types::{EndUserId, TenantId};
 use zeroize::{Zeroize, Zeroizing};
 
+use self::audit_key::AuditKey;
 use self::receipt_keys::{PUBLIC_KEY_BYTES, RECEIPT_KEYS_MAX, ReceiptKeys, ReceiptSigner};
 use crate::fault;
 use crate::prepared::Prepared;
@@ -40,6 +43,9 @@ const VERSION: u32 = 1;
 const KEY_BYTES: usize = 32;
 const WRAPPED_BYTES: usize = NONCE_LEN + KEY_BYTES + 16;
 const RECEIPT_KEYS_AT: usize = 8;
+const AUDIT_KEY_AT: usize = 10;
+/// In the header once there is a key for the audit log.
+const AUDIT_KEY_THERE: [u8; 2] = [1, !1];
 const NAME_AT: usize = 2;
 const WRAPPED_AT: usize = 66;
 const CHECKSUM_AT: usize = SLOT_BYTES - 4;
@@ -65,6 +71,7 @@ pub struct Vault {
     encryption: Box<dyn KeyEncryption>,
     random: SystemRandom,
     api_keys: hmac::Key,
+    audit: AuditKey,
     /// Locked before `slots` where both are.
     receipts: Mutex<ReceiptKeys>,
     slots: Mutex<Slots>,
@@ -167,17 +174,29 @@ impl Vault {
             unclean: Vec::new(),
             end: HEADER_BYTES,
         };
-        let Loaded { secret, receipt_keys } = slots.load(path)?;
+        let Loaded { secret, receipt_keys, audit } = slots.load(path)?;
         let missing =
             || VaultError::Unusable { path: path.to_owned(), reason: "the store's own secret is missing".to_owned() };
         let secret = encryption.unwrap(STORE_SECRET, &secret.ok_or_else(missing)?)?;
         let api_keys = hmac::Key::new(hmac::HMAC_SHA256, secret.as_slice());
         let receipts = Mutex::new(ReceiptKeys::unwrapped(&receipt_keys, &*encryption)?);
-        let vault = Self { path: path.to_owned(), encryption, random, api_keys, receipts, slots: Mutex::new(slots) };
+        let audit = match audit {
+            Some(wrapped) => encryption.unwrap(audit_key::SLOT, &wrapped)?,
+            // A new key file, or one of before there was an audit log.
+            None => slots.add_audit_key(path, encryption.as_ref(), &random)?,
+        };
+        slots.note(path, AUDIT_KEY_THERE, AUDIT_KEY_AT)?;
+        let (audit, slots) = (AuditKey::new(&audit), Mutex::new(slots));
+        let vault = Self { path: path.to_owned(), encryption, random, api_keys, audit, receipts, slots };
         if receipt_keys.is_empty() {
             vault.rotate_receipt_key()?;
         }
         Ok(vault)
+    }
+
+    /// The key of the audit log.
+    pub fn audit_key(&self) -> &AuditKey {
+        &self.audit
     }
 
     /// The key that signs receipts now.
@@ -341,6 +360,7 @@ impl DataKey {
 struct Loaded {
     secret: Option<Vec<u8>>,
     receipt_keys: BTreeMap<u32, Vec<u8>>,
+    audit: Option<Vec<u8>>,
 }
 
 impl Slots {
@@ -358,6 +378,11 @@ impl Slots {
         if header[RECEIPT_KEYS_AT + 1] != !counted {
             return Err(unusable("its header is damaged"));
         }
+        let audit_there = match header[AUDIT_KEY_AT..AUDIT_KEY_AT + 2] {
+            [0, 0] => false,
+            [there, not_there] if [there, not_there] == AUDIT_KEY_THERE => true,
+            _ => return Err(unusable("its header is damaged")),
+        };
         let length = self.file.metadata().map_err(io)?.len();
         let mut loaded = Loaded::default();
         self.tenants.reserve(usize::try_from(length).unwrap_or(0) / SLOT_BYTES);
@@ -370,6 +395,7 @@ impl Slots {
                 Some((STORE_SECRET, wrapped)) if at == HEADER_BYTES => loaded.secret = Some(wrapped.to_vec()),
                 Some((name, wrapped)) => {
                     let twice = match ReceiptKeys::number_of(name) {
+                        _ if name == audit_key::SLOT => loaded.audit.replace(wrapped.to_vec()).is_some(),
                         Some(number) => loaded.receipt_keys.insert(number, wrapped.to_vec()).is_some(),
                         None => {
                             let tenant = name.parse().map_err(|_| unusable("a slot with a strange name"))?;
@@ -383,6 +409,9 @@ impl Slots {
                 None if at == HEADER_BYTES => return Err(unusable("the store's own secret is damaged")),
                 None => self.free.push(at),
             }
+        }
+        if audit_there && loaded.audit.is_none() {
+            return Err(unusable("the key of the audit log is damaged"));
         }
         // What such a key signed must stay verifiable: it is never silently replaced by a new one.
         match (1..=u32::from(counted)).find(|number| !loaded.receipt_keys.contains_key(number)) {
@@ -401,8 +430,32 @@ impl Slots {
     /// Says in the header that this many keys for receipts are there, so that one that is damaged is missed.
     fn count_receipt_keys(&self, path: &Path, number: u32) -> Result<(), VaultError> {
         let count = u8::try_from(number).expect("there are at most 100");
-        let counted = self.file.write_all_at(&[count, !count], RECEIPT_KEYS_AT as u64);
-        counted.and_then(|()| self.file.sync_all()).map_err(|source| VaultError::Io { path: path.to_owned(), source })
+        self.note(path, [count, !count], RECEIPT_KEYS_AT)
+    }
+
+    /// Writes into the header what is not there yet.
+    fn note(&self, path: &Path, what: [u8; 2], at: usize) -> Result<(), VaultError> {
+        let mut there = [0; 2];
+        let noted = self.file.read_exact_at(&mut there, at as u64).and_then(|()| {
+            if there == what {
+                return Ok(());
+            }
+            self.file.write_all_at(&what, at as u64).and_then(|()| self.file.sync_all())
+        });
+        noted.map_err(|source| VaultError::Io { path: path.to_owned(), source })
+    }
+
+    /// Makes the key of the audit log, durably.
+    fn add_audit_key(
+        &mut self,
+        path: &Path,
+        encryption: &dyn KeyEncryption,
+        random: &SystemRandom,
+    ) -> Result<Zeroizing<[u8; KEY_BYTES]>, VaultError> {
+        let secret = random_key(random)?;
+        let wrapped = encryption.wrap(audit_key::SLOT, &secret)?;
+        self.add(path, audit_key::SLOT, &wrapped)?;
+        Ok(secret)
     }
 
     /// Frees a slot that could not be written. Whatever reached the disk must not be found there later beside another key
@@ -550,8 +603,8 @@ mod tests {
         vault.create(&tenant("a")).expect("a key");
         let sealed = vault.seal(&tenant("a"), "label", b"Ada").expect("sealed");
         let before = std::fs::read(&path).expect("the file");
-        // After the store's own two.
-        let slot = usize::try_from(HEADER_BYTES).expect("small") + 2 * SLOT_BYTES;
+        // After the store's own three.
+        let slot = usize::try_from(HEADER_BYTES).expect("small") + 3 * SLOT_BYTES;
         let wrapped = before[slot + WRAPPED_AT..slot + WRAPPED_AT + WRAPPED_BYTES].to_vec();
         vault.destroy(&tenant("a")).expect("destroyed");
         let after = std::fs::read(&path).expect("the file");
@@ -588,6 +641,35 @@ mod tests {
             again.rotate_receipt_key().expect("a new key");
         }
         assert!(matches!(again.rotate_receipt_key(), Err(VaultError::TooManyReceiptKeys)));
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "the test makes an older file, and a damaged one")]
+    fn the_audit_log_has_one_key_for_ever_and_an_older_key_file_gets_it() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("keys");
+        let key = || {
+            let vault = Vault::open(&path, master("a")).expect("a key file");
+            (vault.audit_key().signer("a/audit").verifier(), vault.receipt_public_keys())
+        };
+        let (first, receipts) = key();
+        assert_eq!(key(), (first.clone(), receipts.clone()));
+        // As it was before: the head says nothing of it, and its slot is free.
+        let good = std::fs::read(&path).expect("the file");
+        let at = good.windows(7).position(|name| name == b"\x06*audit").expect("its slot") - 1;
+        let mut older = good.clone();
+        older[AUDIT_KEY_AT..AUDIT_KEY_AT + 2].fill(0);
+        older[at..at + SLOT_BYTES].fill(0);
+        std::fs::write(&path, &older).expect("an older file");
+        let (second, same) = key();
+        assert!(second != first && same == receipts, "a new one, and the others are as they were");
+        assert_eq!(key().0, second);
+        // Damaged it is never replaced by another.
+        let mut damaged = good;
+        damaged[at..at + SLOT_BYTES].fill(0);
+        std::fs::write(&path, &damaged).expect("damaged");
+        let refused = Vault::open(&path, master("a")).expect_err("refused").to_string();
+        assert!(refused.contains("the audit log is damaged"), "{refused}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "these tests do to a store's files what crashes and disks do")]
 
+mod audit;
 mod books;
 
 use std::fs;
@@ -107,8 +108,9 @@ fn a_torn_last_write_is_cut_off_and_work_goes_on() {
         let mut bytes = fs::read(&path).expect("the segment");
         let from = (whole + tear).min(after);
         bytes[from..].fill(0);
-        // Also drop the view: it may hold what the crash took from the journal, and then says so.
+        // Also drop what follows the journal: it may hold what the crash took from there, and then says so.
         fs::remove_file(Layout::of(dir.path()).view).expect("the view");
+        fs::remove_dir_all(Layout::of(dir.path()).audit).expect("the audit log");
         fs::write(&path, &bytes).expect("torn");
         let again = open(dir.path());
         work(&again, 100, 3);

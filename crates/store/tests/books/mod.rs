@@ -7,7 +7,7 @@ use std::time::Duration;
 use tollgate_ledger::{Amounts, Books, CapSet, Draft, Reservation, Settlement};
 use tollgate_store::journal::{JournalWriter, Options};
 use tollgate_store::vault::MasterKey;
-use tollgate_store::{Sequence, Store, StoreError, StoreOptions};
+use tollgate_store::{Sequence, Store, StoreError, StoreOptions, audit};
 use tollgate_types::directory::{ApiKey, Change, Plan, Project, Tenant};
 use tollgate_types::usage::Outcome;
 use tollgate_types::{
@@ -29,7 +29,9 @@ pub fn open_under(dir: &Path, segment_bytes: usize, digit: &str) -> Result<Store
     let journal = Options { segment_bytes, gather: Duration::ZERO };
     let clock = Clock::manual(Timestamp(1_800_000_000_000_000));
     let master = MasterKey::from_hex(&digit.repeat(64)).expect("64 digits");
-    Store::open(&StoreOptions { dir: dir.to_owned(), journal, clock }, Box::new(master))
+    // Files of the audit log so small that some are full.
+    let audit = audit::Options { issuer: "gate.example".into(), segment_entries: 100 };
+    Store::open(&StoreOptions { dir: dir.to_owned(), journal, clock, audit }, Box::new(master))
 }
 
 pub fn open(dir: &Path) -> Store {

@@ -99,8 +99,9 @@ fn a_last_frame_torn_at_every_byte_leaves_exactly_what_was_acknowledged() {
     let last = settle(reserve(&store.books, 10).expect("room"));
     store.journal.wait_durable(last).expect("durable");
     store.close();
-    // The view knows of the last frame: as after a power cut it must not, or it says what is missing.
+    // View and audit log know of the last frame: as after a power cut they must not, or they say what is missing.
     fs::remove_file(Layout::of(dir.path()).view).expect("the view");
+    fs::remove_dir_all(Layout::of(dir.path()).audit).expect("the audit log");
     let path = last_segment(dir.path());
     let good = fs::read(&path).expect("the segment");
     let after = end_of_last_segment(dir.path());
@@ -136,6 +137,7 @@ fn a_last_frame_torn_at_every_byte_leaves_exactly_what_was_acknowledged() {
         again.close();
         assert!(!agree(dir.path()).torn, "torn at {from}");
         fs::remove_file(Layout::of(dir.path()).view).expect("the view");
+        fs::remove_dir_all(Layout::of(dir.path()).audit).expect("the audit log");
     }
 }
 

@@ -115,8 +115,9 @@ fn a_bit_flipped_in_any_key_stops_the_start() {
     store.close();
     let path = Layout::of(dir.path()).keys;
     let good = fs::read(&path).expect("the key file");
-    // The head's ten bytes that say something, then the store's secret, the key for receipts and the tenant's key.
-    for bit in (0..80).chain((64 * 8..good.len() * 8).step_by(5)) {
+    // The head's twelve bytes that say something, then the store's secret, the keys of the audit log and for receipts, and the
+    // tenant's key.
+    for bit in (0..96).chain((64 * 8..good.len() * 8).step_by(5)) {
         let mut bytes = good.clone();
         bytes[bit / 8] ^= 1 << (bit % 8);
         fs::write(&path, &bytes).expect("damaged");

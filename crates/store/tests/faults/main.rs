@@ -3,10 +3,11 @@
 //!
 //! Points are the process's: each test arms, if only to have the others wait, or it would run into theirs.
 //!
-//! - [`commit`]: the journal's own writes. - [`places`]: every other place. - [`damage`]: files that are not what was written.
+//! - [`audit`]: the audit log's, by kills. - [`commit`]: the journal's own writes. - [`places`]: every other place. - [`damage`]: files that are not what was written.
 
 #![expect(clippy::disallowed_methods, reason = "these tests do to a store's files what crashes and disks do")]
 
+mod audit;
 #[path = "../books/mod.rs"]
 mod books;
 mod commit;
@@ -63,6 +64,8 @@ fn end_of_last_segment(dir: &Path) -> usize {
 /// Everything agrees, in files that nobody has open.
 fn agree(dir: &Path) -> Report {
     let report = verify(dir, |_, _| ()).expect("readable");
+    let audited = tollgate_store::audit::verify(&Layout::of(dir).audit, None, None).expect("an audit log in order");
+    assert_eq!((audited.size, audited.signed), (report.records, report.records), "each record is an entry, and signed");
     assert_eq!((report.drift, &report.disagreements), (PicoSum(0), &vec![]));
     report
 }

@@ -36,12 +36,14 @@ pub struct Principal {
 /// The bundles in force, by the digests of their archives.
 pub type Laws = HashMap<[u8; 32], Arc<Law>>;
 
-/// All keys that are not revoked.
+/// All keys.
 #[derive(Debug, Default)]
 pub struct Index {
     // The digests are outputs of a keyed hash: nobody outside can choose them, so neither how long a look-up takes nor
     // where it ends tells anything about a key.
     by_digest: HashMap<[u8; 32], Arc<Principal>, RandomState>,
+    /// Whose the revoked ones were: who still presents one is of note.
+    revoked: HashMap<[u8; 32], (TenantId, KeyId), RandomState>,
     limiters: Registry,
     laws: Arc<Laws>,
 }
@@ -109,7 +111,9 @@ impl Index {
             by_digest.insert(key.digest, Arc::new(indexing.principal(key, terms.clone())));
         }
         let limiters = indexing.limiters;
-        Self { by_digest, limiters, laws }
+        let revoked = directory.keys.values().filter(|key| key.revoked_at.is_some());
+        let revoked = revoked.map(|key| (key.digest, (key.tenant.clone(), key.id.clone()))).collect();
+        Self { by_digest, revoked, limiters, laws }
     }
 
     pub fn laws(&self) -> &Arc<Laws> {
@@ -118,6 +122,10 @@ impl Index {
 
     pub fn by_digest(&self, digest: &[u8; 32]) -> Option<Arc<Principal>> {
         self.by_digest.get(digest).cloned()
+    }
+
+    pub fn revoked(&self, digest: &[u8; 32]) -> Option<(TenantId, KeyId)> {
+        self.revoked.get(digest).cloned()
     }
 }
 

@@ -19,7 +19,9 @@ use tollgate_ledger::books::{Headroom, ReserveError};
 use tollgate_ledger::{Amounts, Books, Claim, Draft, Log, Rejected};
 use tollgate_types::directory::{Directory, Sealed, TightBudget};
 use tollgate_types::refusal::{IdempotencyConflict, IdempotencyConflictKind};
-use tollgate_types::{Call, Clock, EndUserId, PicoSum, PicoUsd, Refusal, RequestId, Surface, Timestamp};
+use tollgate_types::{
+    Call, Clock, EndUserId, KeyId, PicoSum, PicoUsd, Refusal, RequestId, Surface, TenantId, Timestamp,
+};
 
 pub use crate::index::{Index, Laws, Principal};
 pub use crate::limits::{Entry, RateState};
@@ -71,6 +73,13 @@ pub struct Identity {
     pub judged: Judged,
 }
 
+/// Whoever presents no key that is good.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stranger {
+    /// Whose key it was, and which, until it was revoked or expired. Nothing for the caller to know.
+    pub former: Option<(TenantId, KeyId)>,
+}
+
 /// Stands as the price version where a plan's fixed hold was posted for a model without a price.
 pub const UNPRICED: &str = "unpriced";
 /// The same for a request with no bound on its cost.
@@ -114,13 +123,17 @@ impl Admission {
     }
 
     /// Who presents this key. What it may do is the guard's to say.
-    pub fn authenticate(&self, api_key: Option<&str>) -> Result<Arc<Principal>, Refusal> {
-        let presented = api_key.filter(|key| key.len() <= API_KEY_BYTES_MAX).ok_or(Refusal::InvalidApiKey)?;
+    pub fn authenticate(&self, api_key: Option<&str>) -> Result<Arc<Principal>, Stranger> {
+        let unknown = Stranger { former: None };
+        let Some(presented) = api_key.filter(|key| key.len() <= API_KEY_BYTES_MAX) else { return Err(unknown) };
         let mut digest = [0; 32];
         digest.copy_from_slice(hmac::sign(&self.hasher, presented.as_bytes()).as_ref());
-        let principal = self.index.load().by_digest(&digest).ok_or(Refusal::InvalidApiKey)?;
+        let index = self.index.load();
+        let Some(principal) = index.by_digest(&digest) else {
+            return Err(Stranger { former: index.revoked(&digest) });
+        };
         if principal.has_ended(self.clock.now()) {
-            return Err(Refusal::InvalidApiKey);
+            return Err(Stranger { former: Some((principal.tenant.clone(), principal.key.clone())) });
         }
         Ok(principal)
     }

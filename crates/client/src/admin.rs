@@ -28,6 +28,7 @@ use crate::{
 pub struct AdminClient {
     base: String,
     authorization: HeaderValue,
+    approval: Option<HeaderValue>,
     http: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     deadline: Duration,
 }
@@ -277,6 +278,63 @@ impl AdminClient {
     }
 }
 
+// === impl AdminClient: access ===
+
+impl AdminClient {
+    pub async fn me(&self) -> Result<crate::Me, ClientError> {
+        self.get("/access/me").await
+    }
+
+    pub async fn create_service_key(
+        &self,
+        key: &crate::NewServiceKey,
+    ) -> Result<crate::CreatedServiceKey, ClientError> {
+        self.send_json(Method::POST, "/service-keys", key).await
+    }
+
+    pub async fn service_keys(&self, tenant: Option<&str>) -> Result<Vec<crate::ServiceKey>, ClientError> {
+        self.list(&format!("/service-keys{}", query(&[("tenant", tenant)]))).await
+    }
+
+    pub async fn revoke_service_key(&self, id: &str) -> Result<crate::ServiceKey, ClientError> {
+        self.call(Method::DELETE, &format!("/service-keys/{}", encode(id)), None).await
+    }
+
+    /// What waits for a second human, or waited; the latest first.
+    pub async fn approvals(&self, tenant: Option<&str>) -> Result<Vec<crate::Approval>, ClientError> {
+        self.list(&format!("/approvals{}", query(&[("tenant", tenant)]))).await
+    }
+
+    /// Agrees to what somebody else asked for, or refuses it.
+    pub async fn decide_approval(&self, id: &str, approve: bool) -> Result<crate::Approval, ClientError> {
+        self.send_json(Method::POST, &format!("/approvals/{}", encode(id)), &crate::Decision { approve }).await
+    }
+
+    /// Makes whoever asks a platform admin for a while; needs an approval, see [`AdminClient::with_approval`].
+    pub async fn break_glass(&self, asked: &crate::BreakGlass) -> Result<crate::Me, ClientError> {
+        self.send_json(Method::POST, "/access/break-glass", asked).await
+    }
+
+    pub async fn sessions(&self) -> Result<Vec<crate::Session>, ClientError> {
+        self.list("/access/sessions").await
+    }
+
+    /// Signs somebody out, everywhere.
+    pub async fn end_sessions(&self, subject: &str) -> Result<(), ClientError> {
+        let of = query(&[("subject", Some(subject))]);
+        self.exchange(Method::DELETE, &format!("/access/sessions{of}"), None).await.map(drop)
+    }
+
+    /// A client whose requests are done by an approval: the very same request that was refused as `approval_pending`.
+    ///
+    /// # Errors
+    /// [`ClientError::InvalidKey`]: that cannot stand in a header.
+    pub fn with_approval(self, id: &str) -> Result<Self, ClientError> {
+        let approval = HeaderValue::from_str(id).map_err(|_| ClientError::InvalidKey)?;
+        Ok(Self { approval: Some(approval), ..self })
+    }
+}
+
 fn policy_of(of: &crate::PolicyOf) -> String {
     let platform = of.platform.then_some("true");
     query(&[("tenant", of.tenant.as_deref()), ("plan", of.plan.as_deref()), ("platform", platform)])
@@ -301,7 +359,7 @@ impl AdminClient {
             HeaderValue::try_from(format!("Bearer {admin_key}")).map_err(|_| ClientError::InvalidKey)?;
         authorization.set_sensitive(true);
         let http = Client::builder(TokioExecutor::new()).build(connector());
-        Ok(Self { base, authorization, http, deadline: Self::DEADLINE })
+        Ok(Self { base, authorization, approval: None, http, deadline: Self::DEADLINE })
     }
 
     /// How long one call may take from connecting to the end of the answer. Without it: 30 seconds.
@@ -385,6 +443,9 @@ impl AdminClient {
             .uri(format!("{}{path}", self.base))
             .header(AUTHORIZATION, &self.authorization)
             .header(ACCEPT, "application/json");
+        if let Some(approval) = &self.approval {
+            request = request.header("x-tollgate-approval", approval);
+        }
         if let Some(body) = &body {
             request = request.header(CONTENT_TYPE, body.content_type);
         }

@@ -6,6 +6,7 @@
 //!
 //! Without the feature `http` only the types remain.
 
+mod access;
 #[cfg(feature = "http")]
 mod admin;
 mod bill;
@@ -23,6 +24,10 @@ mod route;
 mod tenant;
 mod usage;
 
+pub use access::{
+    Approval, ApprovalState, BreakGlass, CreatedServiceKey, Decision, Grant, Me, NewServiceKey, Role, ServiceKey,
+    Session, SessionsOf, Somebody,
+};
 #[cfg(feature = "http")]
 pub use admin::{AdminClient, ClientError};
 pub use bill::{Bill, BillAdjustment, BillLine, BillQuery};

@@ -34,6 +34,11 @@ pub struct Plan {
     /// US dollars held, and posted as bounded, for a request with no bound on its cost; none refuses such a request.
     #[schema(example = "0.50")]
     pub unbounded_hold_usd: Option<String>,
+    /// Whether raising a cap of whoever is on it needs a second human.
+    pub second_human: bool,
+    /// Days that audit entries are kept; none means for ever.
+    #[schema(example = 400)]
+    pub audit_days: Option<u32>,
 }
 
 /// From what work costs us to what a tenant pays for it, over a calendar month by the tenant's clock.
@@ -112,6 +117,13 @@ pub struct PlanSettings {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = "0.50")]
     pub unbounded_hold_usd: Option<String>,
+    /// Raising a cap of whoever is on it needs a second human; so does giving this up. Without it: no.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub second_human: bool,
+    /// Audit entries of whoever is on it are kept for so many days; at least 1. Without it: for ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = 400)]
+    pub audit_days: Option<u32>,
 }
 
 /// What to do when a budget affords less than the request may cost.

@@ -44,14 +44,20 @@ pub struct TenantSettings {
 
 /// Tells `null` from what is left out.
 mod given {
+    use serde::de::Error;
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use serde_json::{Map, Value};
 
-    pub fn serialize<T: Serialize, S: Serializer>(value: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {
+    use crate::Tariff;
+
+    pub fn serialize<S: Serializer>(value: &Option<Option<Tariff>>, serializer: S) -> Result<S::Ok, S::Error> {
         value.serialize(serializer)
     }
 
-    pub fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
-        T::deserialize(deserializer).map(Some)
+    /// Fields by their names: a list of values is not taken for them in their order.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<Tariff>>, D::Error> {
+        let fields = Option::<Map<String, Value>>::deserialize(deserializer)?;
+        fields.map(|fields| Tariff::deserialize(Value::Object(fields)).map_err(D::Error::custom)).transpose().map(Some)
     }
 }
 

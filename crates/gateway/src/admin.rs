@@ -3,6 +3,7 @@
 //!
 //! It judges nothing itself: the directory and the books say what may be, here it is said in HTTP.
 
+mod approvals;
 mod bills;
 mod budgets;
 mod caller;
@@ -13,6 +14,7 @@ mod keys;
 mod label;
 mod ledger;
 mod limits;
+mod people;
 mod plans;
 mod policies;
 mod prices;
@@ -22,33 +24,37 @@ pub mod receipts;
 mod reconciliations;
 mod refused;
 mod routes;
+mod service_keys;
 mod tariffs;
 mod tenants;
 #[cfg(test)]
 mod tests;
 mod usage;
 
+use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{delete, get, post, put};
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response};
+use http::{Request, Response};
 use hyper::body::Incoming;
-use ring::hmac;
 use tollgate_admission::price::BOOK_BYTES_MAX;
 use tollgate_client::{ErrorBody, ErrorDetail};
-use tollgate_types::Refusal;
+use tollgate_types::access::Actor;
+use tollgate_types::audit::Phase;
+use tollgate_types::{Refusal, RequestId};
 use tower::ServiceExt;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
-use self::caller::{Gate, Operator};
-use self::refused::Refused;
+use self::caller::{Asked, Gate};
+use self::refused::{Code, Refused};
+use crate::access::{self, Operator, Unknown};
 use crate::app::App;
+use crate::audit;
 use crate::http::body::{self, Body};
-use crate::http::headers;
 
 /// Largest body of a request, but for a price book's and a piece of a bill's.
 const BODY_BYTES_MAX: usize = 64 * 1024;
@@ -63,6 +69,13 @@ fn router() -> Router<Gate> {
         .route("/admin/v1/projects", get(projects::list).post(projects::create))
         .route("/admin/v1/keys", get(keys::list).post(keys::create))
         .route("/admin/v1/keys/{id}", delete(keys::revoke))
+        .route("/admin/v1/service-keys", get(service_keys::list).post(service_keys::create))
+        .route("/admin/v1/service-keys/{id}", delete(service_keys::revoke))
+        .route("/admin/v1/access/me", get(people::me))
+        .route("/admin/v1/access/sessions", get(people::sessions).delete(people::end))
+        .route("/admin/v1/access/break-glass", post(people::break_glass))
+        .route("/admin/v1/approvals", get(approvals::list))
+        .route("/admin/v1/approvals/{id}", post(approvals::decide))
         .route("/admin/v1/plans", get(plans::list))
         .route("/admin/v1/plans/{id}", put(plans::set))
         .route("/admin/v1/budgets", get(budgets::list).put(budgets::set).delete(budgets::remove))
@@ -96,43 +109,72 @@ fn router() -> Router<Gate> {
 }
 
 /// Answers one request to the control plane.
-pub async fn handle(app: &Arc<App>, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+pub async fn handle(
+    app: &Arc<App>,
+    id: RequestId,
+    peer: IpAddr,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Refusal> {
     let (head, incoming) = request.into_parts();
-    let operator = recognised(app, &head.headers);
+    let operator = access::recognised(app, &head.method, &head.headers, peer);
     // Whoever may not be heard is not listened to.
     let body = match operator {
-        Some(_) => body::read(incoming, BOOK_BYTES_MAX, app.server.body_timeout).await?,
-        None => Bytes::new(),
+        Ok(_) => body::read(incoming, BOOK_BYTES_MAX, app.server.body_timeout).await?,
+        Err(_) => Bytes::new(),
     };
-    Ok(answer(app, operator, Request::from_parts(head, body)).await.map(Body::Admin))
+    Ok(answer(app, operator, id, Request::from_parts(head, body)).await.map(Body::Admin))
 }
 
-/// Who it is that presents these credentials.
-fn recognised(app: &App, headers: &HeaderMap) -> Option<Operator> {
-    has_admin_key(app, headers).then_some(Operator::ADMIN)
-}
-
-async fn answer(app: &Arc<App>, operator: Option<Operator>, request: Request<Bytes>) -> axum::response::Response {
+async fn answer(
+    app: &Arc<App>,
+    operator: Result<Operator, Unknown>,
+    id: RequestId,
+    request: Request<Bytes>,
+) -> axum::response::Response {
     use axum::response::IntoResponse;
     let (mut head, body) = request.into_parts();
+    let asked = Arc::new(Asked::of(id, &head, &body));
     match operator {
-        Some(operator) => drop(head.extensions.insert(operator)),
-        None if head.uri.path() == DESCRIPTION => {}
-        None => return Refused::unknown_key().into_response(),
+        Ok(operator) => drop((head.extensions.insert(operator), head.extensions.insert(Arc::clone(&asked)))),
+        Err(_) if head.uri.path() == DESCRIPTION => {}
+        Err(unknown) => {
+            let refused = refused_to(unknown);
+            let act = audit::Act::of(id, Actor::Nobody, "control_plane");
+            audit::denied(app, &act, refused.status().as_u16(), refused.code());
+            return refused.into_response();
+        }
     }
+    let mut ends = Ends { app, asked, outcome: None };
     let request = Request::from_parts(head, axum::body::Body::from(body));
-    router().with_state(Gate::to(app)).oneshot(request).await.unwrap_or_else(|never| match never {})
+    let response = router().with_state(Gate::to(app)).oneshot(request).await.unwrap_or_else(|never| match never {});
+    ends.outcome = Some((response.status().as_u16(), response.extensions().get::<Code>().map(|code| code.0)));
+    response
 }
 
-pub fn has_admin_key(app: &App, headers: &HeaderMap) -> bool {
-    headers::api_key(headers).is_some_and(|key| is_same(key, app.admin_key.expose()))
+fn refused_to(unknown: Unknown) -> Refused {
+    match unknown {
+        Unknown::Nobody => Refused::unknown_key(),
+        Unknown::Forged => Refused::forged(),
+        Unknown::Shut(wait) => Refused::slowed(wait),
+    }
 }
 
-/// Compares what a keyed hash makes of both: how long it takes tells nothing about where they differ.
-fn is_same(presented: &str, expected: &str) -> bool {
-    let hasher = hmac::Key::new(hmac::HMAC_SHA256, b"admin key");
-    let tag = hmac::sign(&hasher, expected.as_bytes());
-    !expected.is_empty() && hmac::verify(&hasher, presented.as_bytes(), tag.as_ref()).is_ok()
+/// Notes what came of an act that began, also where whoever asked for it left before it ended.
+struct Ends<'a> {
+    app: &'a App,
+    asked: Arc<Asked>,
+    /// Status and, of a refusal, its code. `None`: it broke off.
+    outcome: Option<(u16, Option<&'static str>)>,
+}
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        let Some(begun) = self.asked.begun.get() else { return };
+        let (status, code) = self.outcome.map_or((None, Some("broke_off")), |(status, code)| (Some(status), code));
+        if let Err(error) = audit::note(self.app, begun, Phase::Completed, status, code) {
+            tracing::error!(%error, act = begun.act, "it was not noted what came of an act: the journal cannot be written");
+        }
+    }
 }
 
 async fn nothing_here() -> Refused {
@@ -150,7 +192,9 @@ async fn description() -> ([(http::HeaderName, &'static str); 1], &'static str) 
 
 /// The description, as it is kept in `docs/openapi.json`.
 pub fn openapi_json() -> String {
-    Description::openapi().to_pretty_json().expect("a description is plain data, which JSON can hold")
+    let mut whole = serde_json::to_value(Description::openapi()).expect("a description is plain data");
+    tell(&mut whole, "");
+    format!("{whole:#}")
 }
 
 #[derive(OpenApi)]
@@ -174,6 +218,9 @@ pub fn openapi_json() -> String {
         prices::list, prices::push, corrections::correct,
         usage::list, usage::summary, bills::show,
         receipts::show, receipts::keys, receipts::rotate_key,
+        service_keys::list, service_keys::create, service_keys::revoke,
+        people::me, people::sessions, people::end, people::break_glass,
+        approvals::list, approvals::decide,
         ledger::show, reconciliations::reconcile, reconciliations::buckets,
         routes::list,
         providers::list,
@@ -186,11 +233,50 @@ struct Description;
 
 struct AdminKey;
 
+/// Tells what types cannot say: how ids are written, and that a number that cannot be negative may be larger than those that
+/// can. `name`: of the part.
+fn tell(part: &mut serde_json::Value, name: &str) {
+    const IDS: [&str; 5] = ["tenant", "plan", "project", "key", "id"];
+    match part {
+        serde_json::Value::Array(parts) => parts.iter_mut().for_each(|part| tell(part, name)),
+        serde_json::Value::Object(fields) => {
+            // Of a parameter the name stands beside the schema, of a field before it.
+            let own = fields.get("name").and_then(|name| name.as_str()).map(str::to_owned);
+            for (field, value) in fields.iter_mut() {
+                let name = if field == "schema" { own.as_deref().unwrap_or(name) } else { field };
+                tell(value, name);
+            }
+            let is = |fields: &serde_json::Map<_, _>, kind: &str| match fields.get("type") {
+                Some(serde_json::Value::String(one)) => one == kind,
+                Some(serde_json::Value::Array(several)) => several.iter().any(|one| one == kind),
+                _ => false,
+            };
+            // A new key is called so, too, with its secret.
+            let is_secret =
+                fields.get("example").and_then(|text| text.as_str()).is_some_and(|text| text.starts_with("tg"));
+            if IDS.contains(&name) && is(fields, "string") && !is_secret {
+                fields.insert("pattern".to_owned(), r"^[a-z0-9][a-z0-9._-]{0,62}$".into());
+            }
+            if is(fields, "integer") && fields.contains_key("minimum") {
+                for (signed, unsigned) in [("int32", "uint32"), ("int64", "uint64")] {
+                    if fields.get("format").is_some_and(|format| format == signed) {
+                        fields.insert("format".to_owned(), unsigned.into());
+                    }
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
 impl Modify for AdminKey {
     fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
         let bearer = HttpBuilder::new()
             .scheme(HttpAuthScheme::Bearer)
-            .description(Some("What `secrets.admin_key` of the configuration refers to."))
+            .description(Some(
+                "What `secrets.admin_key` of the configuration refers to, a service key (`tgs_...`), or the token of somebody who \
+                 signed in (`tgp_...`).",
+            ))
             .build();
         let components = openapi.components.get_or_insert_default();
         components.add_security_scheme("admin_key", SecurityScheme::Http(bearer));

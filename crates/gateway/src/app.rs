@@ -22,7 +22,9 @@ use tollgate_store::{Answers, Store, StoreError, StoreOptions, Vault};
 use tollgate_types::directory::{Change, Plan};
 use tollgate_types::{Clock, Refusal, RequestId, Timestamp};
 
+use crate::access::Access;
 use crate::alerts::Alerts;
+use crate::audit::Denials;
 use crate::config::{self, Config, Route, Routing};
 use crate::decisions::Decisions;
 use crate::laws;
@@ -51,6 +53,9 @@ pub struct App {
     /// Whose bundles are taken; without one anybody's that the admin key sends.
     pub policy_key: Option<VerifyingKey>,
     pub decisions: Decisions,
+    /// How people and machines get into the control plane.
+    pub access: Access,
+    pub denials: Denials,
     /// The store's folder.
     pub dir: PathBuf,
     routing: ArcSwap<Routing>,
@@ -128,6 +133,8 @@ impl App {
             issuer: Arc::clone(&config.issuer),
             policy_key: config.policy_key.clone(),
             decisions: Decisions::default(),
+            access: Access::new(config.access.as_ref()),
+            denials: Denials::default(),
             dir: store.dir.clone(),
             routing: ArcSwap::from_pointee(config.routing.clone()),
             draining: AtomicBool::new(false),
@@ -199,6 +206,7 @@ impl App {
         if now.since(Timestamp(last)) >= LEDGER_MEASURED_EVERY {
             self.metrics.budgets(&self.books.budgets(|scope| scope.kind() == "tenant"));
             self.metrics.ledger(&self.books.audit());
+            self.metrics.broken_glasses(self.access.sessions.broken_glasses(now));
         } else {
             self.ledger_measured_at.store(last, Ordering::Release);
         }

@@ -5,6 +5,7 @@
 //!
 //! Exit codes: 0 fine, 1 a check failed or the gateway refused, 2 bad arguments, 64 bad configuration.
 
+mod access;
 mod budget;
 mod connection;
 mod doctor;
@@ -95,6 +96,9 @@ pub enum Command {
     /// The books themselves
     #[command(after_help = "Example:\n  tollgate ledger verify --dir .tollgate/data")]
     Ledger(ledger::LedgerArgs),
+    /// Who may speak to the control plane, and what waits for a second human
+    #[command(after_help = "Example:\n  tollgate access approvals")]
+    Access(access::AccessArgs),
     /// Check the configuration, the store, the providers and the running gateway
     #[command(after_help = "Example:\n  tollgate doctor --config tollgate.toml")]
     Doctor(doctor::DoctorArgs),
@@ -184,6 +188,7 @@ fn dispatch(command: Command) -> Result<Answer, Failure> {
         Command::Docs { document } => docs(document),
         Command::Tenant(args) => wait_for(args.run()),
         Command::Project(args) => wait_for(args.run()),
+        Command::Access(args) => wait_for(args.run()),
         Command::Key(args) => wait_for(args.run()),
         Command::Plan(args) => wait_for(args.run()),
         Command::Budget(args) => wait_for(args.run()),

@@ -3,6 +3,7 @@
 //!
 //! `TOLLGATE_SECTION__FIELD` overrides a field of the file. Secrets are references: `env:NAME` or `file:PATH`.
 
+mod access;
 mod reference;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ use tollgate_policy::signature::VerifyingKey;
 use tollgate_serving::preset;
 use tollgate_serving::{Provider, Secret, Timeouts};
 
+pub use access::{Access, Oidc, RawAccess, RawAccessRole, RawOidc, is_safe_address};
 pub use reference::markdown;
 
 /// What the file says.
@@ -33,6 +35,7 @@ pub struct RawConfig {
     pub prices: RawPrices,
     pub receipts: RawReceipts,
     pub policy: RawPolicy,
+    pub access: Option<RawAccess>,
     pub log: RawLog,
     /// The providers, by a name of your choice: `[providers.openai]`.
     pub providers: BTreeMap<String, RawProvider>,
@@ -216,6 +219,8 @@ pub struct Config {
     pub policy_key: Option<VerifyingKey>,
     /// Who signs receipts, by name.
     pub issuer: Arc<str>,
+    /// How people sign in; without it nobody can.
+    pub access: Option<Access>,
     pub log: RawLog,
     pub routing: Routing,
 }
@@ -383,12 +388,13 @@ impl Config {
         check.not_published(&admin_key, server.listen);
         let issuer = check.issuer(&raw.receipts);
         let policy_key = check.policy_key(&raw.policy);
+        let access = raw.access.as_ref().map(|access| check.access(access));
         let routing = check.routing(raw);
         if !check.problems.is_empty() {
             return Err(ConfigError(check.problems));
         }
         let (price_books, log) = (raw.prices.books.clone(), raw.log.clone());
-        Ok(Self { server, store, master_key, admin_key, price_books, issuer, policy_key, log, routing })
+        Ok(Self { server, store, master_key, admin_key, price_books, issuer, policy_key, access, log, routing })
     }
 }
 

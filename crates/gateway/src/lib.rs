@@ -6,16 +6,18 @@
 //!   way back when it is a stream.
 //! - [`receipt`]: requests stated, signed, and verified.
 //! - [`idempotent`]: requests that may be repeated and are charged once; [`twins`]: those of them that are under way.
-//! - [`admin`]: the control plane, `/admin/v1`.
+//! - [`admin`]: the control plane, `/admin/v1`; [`access`]: who speaks to it; [`audit`]: what is noted of it.
 //! - [`reconcile`]: a provider's bill against the ledger.
 //! - [`app`]: what every request can reach; [`serve`]: workers, signals, an orderly end.
 //! - [`laws`], [`decisions`]: policy bundles, and what they said lately.
 //! - [`alerts`], [`config`], [`command`], [`log`], [`metrics`], [`questions`].
 
+pub mod access;
 pub mod admin;
 pub mod alerts;
 pub mod app;
 mod attempts;
+pub mod audit;
 pub mod command;
 pub mod config;
 pub mod decisions;

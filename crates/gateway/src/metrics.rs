@@ -36,6 +36,7 @@ pub struct Metrics {
     budget_used: Family<Labels, Gauge<f64, AtomicU64>>,
     budget_alerts: Family<Labels, Counter>,
     drift: Gauge<f64, AtomicU64>,
+    glasses: Gauge,
     pending: Gauge,
     indeterminate: Gauge,
     pub connections: Gauge,
@@ -100,6 +101,12 @@ impl Metrics {
             "Thresholds of budgets that were crossed; without a tenant: the platform's and plans'",
             Family::clone(&budget_alerts),
         );
+        let glasses = Gauge::default();
+        registry.register(
+            "tollgate_break_glass_active",
+            "People who are platform admins for an emergency",
+            Gauge::clone(&glasses),
+        );
         registry.register(
             "tollgate_ledger_drift_picousd",
             "What the ledger's sums disagree by; zero",
@@ -124,6 +131,7 @@ impl Metrics {
             budget_used,
             budget_alerts,
             drift,
+            glasses,
             pending,
             indeterminate,
             connections,
@@ -183,6 +191,10 @@ impl Metrics {
             Some(_) => OTHER,
         };
         self.budget_alerts.get_or_create(&vec![("tenant", tenant.to_owned()), ("window", window.to_string())]).inc();
+    }
+
+    pub fn broken_glasses(&self, people: usize) {
+        self.glasses.set(i64::try_from(people).unwrap_or(i64::MAX));
     }
 
     pub fn ledger(&self, audit: &tollgate_ledger::Audit) {

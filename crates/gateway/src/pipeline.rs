@@ -94,7 +94,7 @@ pub async fn serve(
     let (head, incoming) = request.into_parts();
 
     // Who asks, before anything is read of what they ask.
-    let principal = gate::enter(app, tenant, &head.headers, act(surface))?;
+    let principal = gate::enter(app, id, tenant, &head.headers, act(surface))?;
     check_project(&principal, &head.headers)?;
     let end_user = end_user(app, &principal, &head.headers)?;
     let entered = app.admission.enter(&principal, end_user)?;
@@ -137,7 +137,7 @@ pub async fn fulfil(asked: Asked, claim: Option<Claim>) -> Result<Response<Body>
         route: Arc::clone(&route),
         refusal: judged.as_ref().err().cloned(),
     });
-    let judged = judged?;
+    let judged = judged.map_err(|refused| gate::denied(&app, id, &principal, act(surface), refused))?;
     check_kept(judged.obligations(), claim.is_some())?;
     let redacted = redacted(&judged, &body)?;
     let body = redacted.as_ref().unwrap_or(&body);

@@ -22,16 +22,22 @@ use crate::receipt::{self, Told};
 const VIEW_PATIENCE: Duration = Duration::from_secs(5);
 
 /// `GET /v1/models`
-pub fn models(app: &App, tenant: Option<&str>, headers: &HeaderMap) -> Result<Response<Body>, Refusal> {
-    gate::enter(app, tenant, headers, Act::Models)?;
+pub fn models(app: &App, id: RequestId, tenant: Option<&str>, headers: &HeaderMap) -> Result<Response<Body>, Refusal> {
+    gate::enter(app, id, tenant, headers, Act::Models)?;
     let routing = app.routing();
     let data: Vec<Value> = routing.routes.values().map(|route| model_object(&route.target)).collect();
     Ok(routes::json(json!({ "object": "list", "data": data }).to_string().into()))
 }
 
 /// `GET /v1/models/{model}`
-pub fn model(app: &App, tenant: Option<&str>, headers: &HeaderMap, name: &str) -> Result<Response<Body>, Refusal> {
-    gate::enter(app, tenant, headers, Act::Models)?;
+pub fn model(
+    app: &App,
+    id: RequestId,
+    tenant: Option<&str>,
+    headers: &HeaderMap,
+    name: &str,
+) -> Result<Response<Body>, Refusal> {
+    gate::enter(app, id, tenant, headers, Act::Models)?;
     let route = app.route(&decoded(name))?;
     Ok(routes::json(model_object(&route.target).to_string().into()))
 }
@@ -59,15 +65,16 @@ fn model_object(target: &tollgate_admission::Target) -> Value {
 /// `GET /v1/receipts/{request_id}`: what became of a request of the caller's own tenant.
 pub async fn receipt(
     app: &Arc<App>,
+    asking: RequestId,
     tenant: Option<&str>,
     headers: &HeaderMap,
     id: &str,
 ) -> Result<Response<Body>, Refusal> {
-    let principal = gate::enter(app, tenant, headers, Act::Receipt)?;
+    let principal = gate::enter(app, asking, tenant, headers, Act::Receipt)?;
     let id: RequestId = id.parse().map_err(|_| Refusal::NotFound)?;
     let told = ask_view(app, move |view| Told::of(view, id)).await?;
     let told = told.ok_or(Refusal::NotFound)?;
-    gate::may(app, &principal, Act::Receipt, &told.event.reserved.spender.tenant)?;
+    gate::may(app, asking, &principal, Act::Receipt, &told.event.reserved.spender.tenant)?;
     let receipt = serde_json::to_vec(&receipt::issue(app, &told)).expect("a receipt is plain data");
     Ok(routes::json(receipt.into()))
 }

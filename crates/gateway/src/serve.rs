@@ -5,7 +5,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,6 +29,7 @@ use tollgate_types::Clock;
 
 use crate::alerts;
 use crate::app::App;
+use crate::audit;
 use crate::config::{Config, Environment, Tls};
 use crate::http::routes;
 
@@ -103,6 +104,7 @@ impl Running {
                 tracing::error!("a worker panicked");
             }
         }
+        audit::tell_denials(&app, true);
         drop(app);
         store.close();
     }
@@ -130,6 +132,7 @@ fn on(kind: SignalKind) -> io::Result<Signal> {
 
 fn tidy_books(app: &App, indeterminate_age: Duration) {
     alerts::collect(app);
+    audit::tell_denials(app, false);
     let swept = app.books.sweep(SWEEP_GRACE);
     if swept > 0 {
         tracing::error!(
@@ -214,7 +217,7 @@ impl Worker {
             let Ok(place) = place else { break };
             tokio::select! {
                 accepted = listener.accept() => match accepted {
-                    Ok((socket, _)) => self.serve(socket, place, &graceful),
+                    Ok((socket, peer)) => self.serve(socket, peer.ip(), place, &graceful),
                     Err(error) => Self::accept_failed(&error).await,
                 },
                 _ = self.stopped.changed() => break,
@@ -241,6 +244,7 @@ impl Worker {
     fn serve(
         &self,
         socket: tokio::net::TcpStream,
+        peer: IpAddr,
         place: tokio::sync::OwnedSemaphorePermit,
         graceful: &GracefulShutdown,
     ) {
@@ -256,14 +260,14 @@ impl Worker {
                     _ = stopped.changed() => None,
                 };
                 if let Some(http2) = http2 {
-                    converse(app, socket, http2, watcher, place).await;
+                    converse(app, peer, socket, http2, watcher, place).await;
                 }
             })),
             Some(tls) => drop(tokio::spawn(async move {
                 match tokio::time::timeout(HANDSHAKE_PATIENCE, tls.accept(socket)).await {
                     Ok(Ok(secured)) => {
                         let http2 = secured.get_ref().1.alpn_protocol() == Some(b"h2");
-                        converse(app, secured, http2, watcher, place).await;
+                        converse(app, peer, secured, http2, watcher, place).await;
                     }
                     Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
                     Err(_) => tracing::debug!("a TLS handshake took too long"),
@@ -284,6 +288,7 @@ async fn silence(spoken: &AtomicBool, patience: Duration) {
 /// Serves one connection until it ends.
 async fn converse<S>(
     app: Arc<App>,
+    peer: IpAddr,
     socket: S,
     http2: bool,
     watcher: hyper_util::server::graceful::Watcher,
@@ -299,7 +304,7 @@ async fn converse<S>(
         move |request| {
             spoken.store(true, Ordering::Relaxed);
             let app = Arc::clone(&app);
-            async move { Ok::<_, Infallible>(routes::handle(app, request).await) }
+            async move { Ok::<_, Infallible>(routes::handle(app, peer, request).await) }
         }
     });
     let socket = TokioIo::new(socket);

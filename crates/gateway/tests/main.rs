@@ -5,11 +5,13 @@
 
 #![expect(clippy::disallowed_methods, reason = "tests make the files they hand over, and fill a disk on purpose")]
 
+mod access;
 mod alone;
 mod boundary;
 mod fallbacks;
 mod faults;
 mod idempotency;
+mod identity;
 mod limits;
 mod money;
 mod policy;

@@ -4,7 +4,7 @@
 //!
 //! **Why a decision is remembered by its shape.** The text names no tenant and no thing, which [`Guard::new`] sees to, and
 //! Cedar has no way to look into a name but `==`: so a decision depends on whether two tenants are the same, never on which
-//! they are. Who asks, the act, and whether the thing is the asker's tenant's make some four thousand cases; each is asked
+//! they are. Who asks, the act, and whether the thing is the asker's tenant's make some ten thousand cases; each is asked
 //! of Cedar once, with stand-ins for the names, and remembered.
 
 use std::str::FromStr;
@@ -70,6 +70,14 @@ names! {
         ListLedgerBuckets = "list_ledger_buckets",
         ListPolicies = "list_policies",
         ListProviders = "list_providers",
+        ListServiceKeys = "list_service_keys",
+        ListApprovals = "list_approvals",
+        ListSessions = "list_sessions",
+        ListAudit = "list_audit",
+        ShowAuditEntry = "show_audit_entry",
+        ExportAudit = "export_audit",
+        ShowAuditCheckpoint = "show_audit_checkpoint",
+        ShowMe = "show_me",
         CreateProject = "create_project",
         CreateKey = "create_key",
         RevokeKey = "revoke_key",
@@ -87,6 +95,12 @@ names! {
         CorrectPrices = "correct_prices",
         ReconcileLedger = "reconcile_ledger",
         RotateReceiptKey = "rotate_receipt_key",
+        CreateServiceKey = "create_service_key",
+        RevokeServiceKey = "revoke_service_key",
+        EndSessions = "end_sessions",
+        BreakGlass = "break_glass",
+        DecideApproval = "decide_approval",
+        DecideBreakGlass = "decide_break_glass",
     }
 }
 
@@ -95,8 +109,8 @@ names! {
 pub enum Who<'a> {
     /// Whoever presents an API key.
     Key { tenant: &'a TenantId, scopes: KeyScopes },
-    /// Whoever speaks to the control plane: for a tenant, or for the operator.
-    Operator { role: Role, tenant: Option<&'a TenantId> },
+    /// Whoever speaks to the control plane: for a tenant, or for the operator; a human, or a machine.
+    Operator { role: Role, tenant: Option<&'a TenantId>, human: bool },
 }
 
 /// Whose the thing is that is asked for.
@@ -140,7 +154,7 @@ impl<'a> Who<'a> {
     }
 
     fn shapes() -> usize {
-        KEYS + 2 * Role::ALL.len()
+        KEYS + 4 * Role::ALL.len()
     }
 
     fn shape(self) -> usize {
@@ -148,7 +162,9 @@ impl<'a> Who<'a> {
             Self::Key { scopes: KeyScopes { chat, embeddings, models }, .. } => {
                 usize::from(chat) | usize::from(embeddings) << 1 | usize::from(models) << 2
             }
-            Self::Operator { role, tenant } => KEYS + 2 * (role as usize) + usize::from(tenant.is_some()),
+            Self::Operator { role, tenant, human } => {
+                KEYS + 4 * (role as usize) + (usize::from(tenant.is_some()) | usize::from(human) << 1)
+            }
         }
     }
 }
@@ -258,10 +274,11 @@ fn asker(who: Who<'_>) -> Result<Entity, Unusable> {
             let flags = flags.map(|(name, flag)| (name, RestrictedExpression::new_bool(flag)));
             entity("Key", flags.into_iter().chain([("tenant", tenant_of(tenant)?)]))
         }
-        Who::Operator { role, tenant } => {
+        Who::Operator { role, tenant, human } => {
             let role = RestrictedExpression::new_entity_uid(uid("Role", role.name())?);
-            let tenant = tenant.map(tenant_of).transpose()?;
-            entity("Operator", [("role", role)].into_iter().chain(tenant.map(|tenant| ("tenant", tenant))))
+            let human = RestrictedExpression::new_bool(human);
+            let tenant = tenant.map(tenant_of).transpose()?.map(|tenant| ("tenant", tenant));
+            entity("Operator", [("role", role), ("human", human)].into_iter().chain(tenant))
         }
     }
 }

@@ -49,7 +49,7 @@ proptest! {
     fn a_decision_depends_on_whether_tenants_are_the_same_not_on_who_they_are(
         names in prop::array::uniform2("[a-z0-9][a-z0-9_.-]{0,12}"),
         same in any::<bool>(),
-        who in 0..18usize,
+        who in 0..28usize,
         act in 0..Act::ALL.len(),
         thing in 0..6usize,
     ) {

@@ -6,7 +6,8 @@ use tollgate_types::TenantId;
 use tollgate_types::directory::KeyScopes;
 
 /// `k` a key that was made for it, `K` any key · `P` platform-admin · of a tenant: `t` tenant-admin, `b` billing,
-/// `a` auditor, `d` developer · of the operator: `B` billing, `A` auditor.
+/// `a` auditor, `d` developer · of the operator: `B` billing, `A` auditor, `D` developer, `T` tenant-admin · `*` anybody.
+/// A line that begins with `!` is for humans alone.
 ///
 /// The columns: a part of the asker's own tenant (or, for the operator's people, of any), that tenant as a whole, the
 /// platform's, what all may see. Another tenant's is nobody's but the operator's.
@@ -36,6 +37,20 @@ const TABLE: &str = "
     list_ledger_buckets    -        -       PAB   -
     list_policies          -        -       PA    -
     list_providers         -        -       PA    -
+    list_service_keys      PtaA     PtaA    PA    -
+    list_approvals         PtaA     PtaA    PA    -
+    list_sessions          -        -       PA    -
+    list_audit             PtaA     PtaA    PA    -
+    show_audit_entry       PtaA     PtaA    PA    -
+    export_audit           PtaA     PtaA    PA    -
+    show_audit_checkpoint  -        -       -     PtaA
+    show_me                -        -       -     *
+    create_service_key     Pt       Pt      P     -
+    revoke_service_key     Pt       Pt      P     -
+    end_sessions           -        -       P     -
+    !break_glass           -        -       PBADT -
+    !decide_break_glass    -        -       PA    -
+    !decide_approval       Pt       Pt      P     -
     create_project         Pt       Pt      -     -
     create_key             Pt       Pt      -     -
     revoke_key             Pt       Pt      -     -
@@ -57,7 +72,14 @@ const TABLE: &str = "
 
 /// Whether the table lets `who` do `act` with what is `whose`; `None` if it has no line for the act.
 fn allows(who: Who<'_>, act: Act, whose: Whose<'_>) -> Option<bool> {
-    let line = TABLE.lines().find(|line| line.split_whitespace().next() == Some(act.name()))?;
+    let named = |line: &&str| {
+        let name = line.split_whitespace().next();
+        name.is_some_and(|name| name.trim_start_matches('!') == act.name())
+    };
+    let line = TABLE.lines().find(named)?;
+    if line.trim_start().starts_with('!') && !matches!(who, Who::Operator { human: true, .. }) {
+        return Some(false);
+    }
     let column = match whose {
         Whose::Tenant { part: true, .. } => 1,
         Whose::Tenant { part: false, .. } => 2,
@@ -85,10 +107,16 @@ fn is(letter: char, who: Who<'_>, act: Act) -> bool {
                         _ => false,
                     }
         }
-        Who::Operator { role, tenant: None } => {
-            matches!((letter, role), ('P', Role::PlatformAdmin) | ('B', Role::Billing) | ('A', Role::Auditor))
-        }
-        Who::Operator { role, tenant: Some(_) } => matches!(
+        Who::Operator { .. } if letter == '*' => true,
+        Who::Operator { role, tenant: None, .. } => matches!(
+            (letter, role),
+            ('P', Role::PlatformAdmin)
+                | ('B', Role::Billing)
+                | ('A', Role::Auditor)
+                | ('D', Role::Developer)
+                | ('T', Role::TenantAdmin)
+        ),
+        Who::Operator { role, tenant: Some(_), .. } => matches!(
             (letter, role),
             ('t', Role::TenantAdmin) | ('b', Role::Billing) | ('a', Role::Auditor) | ('d', Role::Developer)
         ),
@@ -105,8 +133,13 @@ pub fn everybody(own: &TenantId) -> Vec<Who<'_>> {
     let scopes = flags.iter().flat_map(|chat| flags.iter().map(move |embeddings| (*chat, *embeddings)));
     let scopes = scopes.flat_map(|(chat, embeddings)| flags.map(|models| KeyScopes { chat, embeddings, models }));
     let keys = scopes.map(|scopes| Who::Key { tenant: own, scopes });
-    let people =
-        Role::ALL.iter().flat_map(|role| [None, Some(own)].map(|tenant| Who::Operator { role: *role, tenant }));
+    let machines = Role::ALL
+        .iter()
+        .flat_map(|role| [None, Some(own)].map(|tenant| Who::Operator { role: *role, tenant, human: false }));
+    let people = Role::ALL
+        .iter()
+        .flat_map(|role| [None, Some(own)].map(|tenant| Who::Operator { role: *role, tenant, human: true }));
+    let people = machines.chain(people);
     keys.chain(people).collect()
 }
 
@@ -132,6 +165,6 @@ pub fn differences(guard: &Guard) -> Vec<String> {
             }
         }
     }
-    assert_eq!(cases, (8 + 10) * Act::ALL.len() * 6, "every case");
+    assert_eq!(cases, (8 + 20) * Act::ALL.len() * 6, "every case");
     differences
 }

@@ -196,13 +196,28 @@ impl<L: Log> Books<L> {
 
     /// Notes what is about to be done, or was done. An act must wait until that is durable.
     ///
-    /// What was begun can always be completed: that uses the room that is kept, as the end of a reservation does.
-    pub fn note(&self, mut entry: AuditEntry) -> Result<L::Position, ChangeError> {
-        let mut inner = self.lock();
-        match entry.phase {
-            Phase::Completed => inner.log.is_writable()?,
-            Phase::Begun | Phase::Denied | Phase::Noted => inner.log.has_room(inner.ledger.open_count())?,
+    /// What was begun can always be completed: see [`Books::note_at_once`].
+    pub fn note(&self, entry: AuditEntry) -> Result<L::Position, ChangeError> {
+        if entry.phase == Phase::Completed {
+            return self.note_at_once(entry);
         }
+        let inner = self.lock();
+        inner.log.has_room(inner.ledger.open_count())?;
+        self.append_note(inner, entry)
+    }
+
+    /// The same for what must not wait for room: it uses the part that is kept, as the end of a reservation does.
+    pub fn note_at_once(&self, entry: AuditEntry) -> Result<L::Position, ChangeError> {
+        let inner = self.lock();
+        inner.log.is_writable()?;
+        self.append_note(inner, entry)
+    }
+
+    fn append_note(
+        &self,
+        mut inner: MutexGuard<'_, Inner<L>>,
+        mut entry: AuditEntry,
+    ) -> Result<L::Position, ChangeError> {
         entry.at = inner.now(&self.clock);
         let record = Record::Audited(Box::new(entry));
         inner.ledger.commit(&record)?;

@@ -93,7 +93,7 @@ impl Law {
     pub fn compile(bundle: &Bundle) -> Result<Self, LawError> {
         let mut engine = engine(&bundle.modules, &bundle.data)?;
         let modules = engine.get_modules().clone();
-        let reads = Reads::of(&modules, &PACKAGE).map_err(LawError::Wrong)?;
+        let reads = Reads::of(&modules, &PACKAGE, &bundle.data).map_err(LawError::Wrong)?;
         let rules = deciding_rules(bundle, &modules)?;
         if at(&bundle.data, &PACKAGE.map(str::to_owned).to_vec()).is_some() {
             return Err(LawError::Syntax(

@@ -128,6 +128,14 @@ pub static FIELDS: [Field; 19] = [
 
 // === impl Field ===
 
+impl Field {
+    /// Whether a question may do without it. The time is there for whoever reads it.
+    pub fn may_be_absent(&self) -> bool {
+        let least = Question { moment: Some(Moment::default()), ..Question::default() };
+        (self.value)(&least) == Answer::Absent
+    }
+}
+
 /// As a policy reads it.
 impl fmt::Display for Field {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -3,89 +3,90 @@
 //! Conservative: whatever may be read counts as read. A module is reached whole. Where a path is computed, everything that
 //! it may lead to is reached; of `data[x]` that is the whole bundle.
 //!
-//! The engine calls its syntax tree unstable: its version is pinned. Besides here it is read in `single.rs`, `explain.rs`,
-//! `mutate.rs` and `law.rs`.
+//! The engine calls its syntax tree unstable: its version is pinned. Besides here it is read in `single.rs`, `absent.rs`,
+//! `explain.rs`, `mutate.rs` and `law.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use regorus::Value;
-use regorus::unstable::{Expr, Literal, Module, Query, Ref, Rule, RuleBody, RuleHead};
+use regorus::unstable::{Expr, Import, Literal, Module, Query, Ref, Rule, RuleBody, RuleHead};
 
+use crate::absent::Present;
 use crate::law::{GATHER, PACKAGE};
 use crate::question::{FIELDS, Fields};
 
-/// What rules may call. All of it is pure, and what it gives back is bounded by what it is given; so nothing that reads a
-/// clock, draws lots, asks a network, or makes a long list from a number.
-const BUILTINS: &[&str] = &[
-    "abs",
-    "all",
-    "any",
-    "array.concat",
-    "array.reverse",
-    "array.slice",
-    "base64.decode",
-    "base64.encode",
-    "base64url.decode",
-    "base64url.encode",
-    "base64url.encode_no_pad",
-    "bits.and",
-    "bits.negate",
-    "bits.or",
-    "bits.xor",
-    "ceil",
-    "concat",
-    "contains",
-    "count",
-    "endswith",
-    "floor",
-    "format_int",
-    "glob.match",
-    "glob.quote_meta",
-    "indexof",
-    "indexof_n",
-    "intersection",
-    "is_array",
-    "is_boolean",
-    "is_null",
-    "is_number",
-    "is_object",
-    "is_set",
-    "is_string",
-    "json.filter",
-    "json.marshal",
-    "json.remove",
-    "lower",
-    "max",
-    "min",
-    "object.filter",
-    "object.get",
-    "object.keys",
-    "object.remove",
-    "object.subset",
-    "object.union",
-    "product",
-    "regex.is_valid",
-    "regex.match",
-    "round",
-    "semver.compare",
-    "semver.is_valid",
-    "sort",
-    "split",
-    "sprintf",
-    "startswith",
-    "strings.reverse",
-    "substring",
-    "sum",
-    "to_number",
-    "trim",
-    "trim_left",
-    "trim_prefix",
-    "trim_right",
-    "trim_space",
-    "trim_suffix",
-    "type_name",
-    "union",
-    "upper",
+/// What rules may call, and with how many arguments. All of it is pure, and what it gives back is bounded by what it is given;
+/// so nothing that reads a clock, draws lots, asks a network, or makes a long list from a number.
+const BUILTINS: &[(&str, usize)] = &[
+    ("abs", 1),
+    ("all", 1),
+    ("any", 1),
+    ("array.concat", 2),
+    ("array.reverse", 1),
+    ("array.slice", 3),
+    ("base64.decode", 1),
+    ("base64.encode", 1),
+    ("base64url.decode", 1),
+    ("base64url.encode", 1),
+    ("base64url.encode_no_pad", 1),
+    ("bits.and", 2),
+    ("bits.negate", 1),
+    ("bits.or", 2),
+    ("bits.xor", 2),
+    ("ceil", 1),
+    ("concat", 2),
+    ("contains", 2),
+    ("count", 1),
+    ("endswith", 2),
+    ("floor", 1),
+    ("format_int", 2),
+    ("glob.match", 3),
+    ("glob.quote_meta", 1),
+    ("indexof", 2),
+    ("indexof_n", 2),
+    ("intersection", 1),
+    ("is_array", 1),
+    ("is_boolean", 1),
+    ("is_null", 1),
+    ("is_number", 1),
+    ("is_object", 1),
+    ("is_set", 1),
+    ("is_string", 1),
+    ("json.filter", 2),
+    ("json.marshal", 1),
+    ("json.remove", 2),
+    ("lower", 1),
+    ("max", 1),
+    ("min", 1),
+    ("object.filter", 2),
+    ("object.get", 3),
+    ("object.keys", 1),
+    ("object.remove", 2),
+    ("object.subset", 2),
+    ("object.union", 2),
+    ("product", 1),
+    ("regex.is_valid", 1),
+    ("regex.match", 2),
+    ("round", 1),
+    ("semver.compare", 2),
+    ("semver.is_valid", 1),
+    ("sort", 1),
+    ("split", 2),
+    ("sprintf", 2),
+    ("startswith", 2),
+    ("strings.reverse", 1),
+    ("substring", 3),
+    ("sum", 1),
+    ("to_number", 1),
+    ("trim", 2),
+    ("trim_left", 2),
+    ("trim_prefix", 2),
+    ("trim_right", 2),
+    ("trim_space", 1),
+    ("trim_suffix", 2),
+    ("type_name", 1),
+    ("union", 1),
+    ("upper", 1),
 ];
 /// Calls whose work is a product of what they are given, and the argument that has to be written out, from 0.
 const LITERALS: &[(&str, usize)] = &[
@@ -133,7 +134,7 @@ pub struct Wrong {
 
 /// What one module mentions.
 #[derive(Default)]
-struct Mentions {
+struct Mentions<'a> {
     data: BTreeSet<Path>,
     fields: Fields,
     wrong: Vec<Wrong>,
@@ -143,6 +144,8 @@ struct Mentions {
     odd: bool,
     /// What each rule of the module needs: paths in `data`.
     needs: BTreeMap<Path, BTreeSet<Path>>,
+    /// What stands after `not`.
+    negated: Vec<&'a Expr>,
 }
 
 /// Looks through one module.
@@ -155,7 +158,7 @@ struct Looking<'a> {
     /// Functions of all packages, by their whole paths.
     functions: &'a BTreeSet<Path>,
     package: &'a Path,
-    mentions: Mentions,
+    mentions: Mentions<'a>,
     /// The rule that is looked at.
     rule: Path,
     depth: usize,
@@ -173,8 +176,8 @@ impl Wrong {
 // === impl Reads ===
 
 impl Reads {
-    /// What the package `entry` can read. All that is wrong in any module is told at once.
-    pub fn of(modules: &[Ref<Module>], entry: &[&str]) -> Result<Self, Vec<Wrong>> {
+    /// What the package `entry` can read, with this data beside it. All that is wrong in any module is told at once.
+    pub fn of(modules: &[Ref<Module>], entry: &[&str], data: &serde_json::Value) -> Result<Self, Vec<Wrong>> {
         let packages: Vec<Path> = modules.iter().map(|module| package_of(module)).collect();
         let mut rules = BTreeMap::<&Path, BTreeSet<String>>::new();
         for (module, package) in modules.iter().zip(&packages) {
@@ -200,8 +203,13 @@ impl Reads {
             return Err(wrong);
         }
         check_needs(&mentions).map_err(|wrong| vec![wrong])?;
+        check_negated(&mentions, &Present::of(modules, data))?;
         let entry: Path = entry.iter().map(|part| (*part).to_owned()).collect();
-        let mut reads = Self { plain: mentions.iter().all(|mentions| !mentions.odd), ..Self::default() };
+        // Read as a whole, a package has in the machine also what is undefined in it.
+        let mut read = mentions.iter().flat_map(|mentions| mentions.needs.values().flatten());
+        let reads_package = read.any(|path| packages.iter().any(|package| package.starts_with(path)));
+        let plain = !reads_package && mentions.iter().all(|mentions| !mentions.odd);
+        let mut reads = Self { plain, ..Self::default() };
         let mut wanted = vec![entry];
         while let Some(path) = wanted.pop() {
             for (index, package) in packages.iter().enumerate() {
@@ -236,7 +244,7 @@ fn functions(modules: &[Ref<Module>], packages: &[Path]) -> BTreeSet<Path> {
 }
 
 /// Whether no rule needs itself, by whatever way, and none needs one that needs one, and so on, too often.
-fn check_needs(mentions: &[Mentions]) -> Result<(), Wrong> {
+fn check_needs(mentions: &[Mentions<'_>]) -> Result<(), Wrong> {
     let mut needs = BTreeMap::<&Path, BTreeSet<&Path>>::new();
     for (rule, paths) in mentions.iter().flat_map(|mentions| &mentions.needs) {
         needs.entry(rule).or_default().extend(paths);
@@ -266,6 +274,19 @@ fn check_needs(mentions: &[Mentions]) -> Result<(), Wrong> {
     })
 }
 
+/// Whether what is negated means the same in OPA.
+fn check_negated(mentions: &[Mentions<'_>], present: &Present<'_>) -> Result<(), Vec<Wrong>> {
+    let negated = mentions.iter().enumerate().flat_map(|(module, mentions)| {
+        mentions.negated.iter().filter_map(move |expr| Some((*expr, present.missing(module, expr)?)))
+    });
+    let told = |(expr, name): (&Expr, String)| {
+        let what = format!("'{name}' may be missing, and OPA reads that otherwise: negate a rule that says it");
+        Wrong { file: expr.span().source.file().clone(), line: expr.span().line, what }
+    };
+    let wrong: Vec<Wrong> = negated.map(told).collect();
+    if wrong.is_empty() { Ok(()) } else { Err(wrong) }
+}
+
 fn reaches(next: &BTreeMap<&Path, Vec<&Path>>, rule: &Path) -> bool {
     let (mut seen, mut open) = (BTreeSet::new(), next[rule].clone());
     while let Some(other) = open.pop() {
@@ -292,6 +313,14 @@ pub(crate) fn package_of(module: &Module) -> Path {
     path
 }
 
+/// What an import is called, and the path from `data` or `input` on that it stands for. `import rego.v1` and the like change
+/// nothing in Rego 1.
+pub(crate) fn import_of(import: &Import) -> Option<(String, Path)> {
+    let (path, _) = static_path(&import.refr)?;
+    let name = import.r#as.as_ref().map(|span| span.text().to_owned()).or_else(|| path.last().cloned())?;
+    matches!(path[0].as_str(), "data" | "input").then_some((name, path))
+}
+
 /// The first name of a rule's head: `a` in `a.b[c]`.
 pub(crate) fn name_of(rule: &Rule) -> Option<String> {
     static_path(head_of(rule)).and_then(|(path, _)| path.into_iter().next())
@@ -307,7 +336,7 @@ fn head_of(rule: &Rule) -> &Expr {
 }
 
 /// The path that a reference names as far as it is written out, and whether that is all of it. None: no reference.
-fn static_path(expr: &Expr) -> Option<(Path, bool)> {
+pub(crate) fn static_path(expr: &Expr) -> Option<(Path, bool)> {
     match expr {
         Expr::Var { value, .. } => Some((vec![text_of(value)?], true)),
         Expr::RefDot { refr, field, .. } => {
@@ -343,7 +372,7 @@ impl<'a> Looking<'a> {
         package: &'a Path,
         own: &'a BTreeSet<String>,
         functions: &'a BTreeSet<Path>,
-    ) -> Mentions {
+    ) -> Mentions<'a> {
         let mut looking = Self {
             module,
             imports: BTreeMap::new(),
@@ -355,16 +384,12 @@ impl<'a> Looking<'a> {
             depth: 0,
         };
         for import in &module.imports {
-            let Some((path, _)) = static_path(&import.refr) else { continue };
+            let Some((name, path)) = import_of(import) else { continue };
             let line = import.span.line;
-            match path.first().map(String::as_str) {
-                Some("data") => drop(looking.mentions.data.insert(path[1..].to_vec())),
-                Some("input") => looking.input(&path[1..], line),
-                // `import rego.v1` and the like change nothing in Rego 1.
-                _ => continue,
+            match path[0].as_str() {
+                "data" => drop(looking.mentions.data.insert(path[1..].to_vec())),
+                _ => looking.input(&path[1..], line),
             }
-            let name = import.r#as.as_ref().map(|span| span.text().to_owned()).or_else(|| path.last().cloned());
-            let Some(name) = name else { continue };
             if own.contains(&name) {
                 looking.wrong(
                     line,
@@ -429,12 +454,14 @@ impl<'a> Looking<'a> {
         }
     }
 
-    fn rule(&mut self, rule: &Rule) {
+    fn rule(&mut self, rule: &'a Rule) {
         self.mentions.odd |= is_function(rule);
         match rule {
             Rule::Spec { head, bodies, .. } => {
                 match head {
                     RuleHead::Compr { refr, assign, .. } => {
+                        // Of several values for one key the machine keeps the last, where OPA ends with an error.
+                        self.mentions.odd |= !matches!(&**refr, Expr::Var { .. });
                         self.indexes(refr);
                         assign.iter().for_each(|assign| self.expr(&assign.value));
                     }
@@ -454,7 +481,13 @@ impl<'a> Looking<'a> {
                     self.query(query);
                 }
             }
-            Rule::Default { args, value, .. } => {
+            Rule::Default { span, args, value, .. } => {
+                if !is_written_out(value) {
+                    self.wrong(
+                        span.line,
+                        "a default is written out; say in a rule what has to be looked up".to_owned(),
+                    );
+                }
                 args.iter().for_each(|arg| self.expr(arg));
                 self.expr(value);
             }
@@ -462,7 +495,7 @@ impl<'a> Looking<'a> {
     }
 
     /// What stands in the brackets of a rule's head.
-    fn indexes(&mut self, refr: &Expr) {
+    fn indexes(&mut self, refr: &'a Expr) {
         match refr {
             Expr::RefBrack { refr, index, .. } => {
                 self.indexes(refr);
@@ -473,8 +506,11 @@ impl<'a> Looking<'a> {
         }
     }
 
-    fn query(&mut self, query: &Query) {
+    fn query(&mut self, query: &'a Query) {
         for stmt in &query.stmts {
+            if let Literal::NotExpr { expr, .. } = &stmt.literal {
+                self.mentions.negated.push(expr);
+            }
             match &stmt.literal {
                 Literal::SomeVars { .. } => self.mentions.odd = true,
                 Literal::SomeIn { key, value, collection, .. } => {
@@ -505,7 +541,7 @@ impl<'a> Looking<'a> {
         }
     }
 
-    fn expr(&mut self, expr: &Expr) {
+    fn expr(&mut self, expr: &'a Expr) {
         self.depth += 1;
         if self.depth > DEPTH_MAX {
             self.wrong(expr.span().line, format!("nested more than {DEPTH_MAX} deep; name a part of it"));
@@ -515,7 +551,7 @@ impl<'a> Looking<'a> {
         self.depth -= 1;
     }
 
-    fn look(&mut self, expr: &Expr) {
+    fn look(&mut self, expr: &'a Expr) {
         match expr {
             Expr::String { .. }
             | Expr::RawString { .. }
@@ -528,8 +564,8 @@ impl<'a> Looking<'a> {
                 self.inside(refr);
             }
             Expr::RefBrack { span, refr, index, .. } => {
-                self.mentions.odd |=
-                    !matches!(&**index, Expr::String { .. } | Expr::RawString { .. } | Expr::Number { .. });
+                // A number may be the name of a member of data, which the machine does not find.
+                self.mentions.odd |= !matches!(&**index, Expr::String { .. } | Expr::RawString { .. });
                 self.reference(expr, span.line);
                 self.inside(refr);
                 self.expr(index);
@@ -575,7 +611,7 @@ impl<'a> Looking<'a> {
     }
 
     /// What stands in a reference besides its path: `data[input.x].y` reads `input.x`, too.
-    fn inside(&mut self, refr: &Expr) {
+    fn inside(&mut self, refr: &'a Expr) {
         match refr {
             Expr::RefDot { refr, .. } => self.inside(refr),
             Expr::RefBrack { refr, index, .. } => {
@@ -631,9 +667,15 @@ impl<'a> Looking<'a> {
         };
         // Only a whole name is a function's: else the engine would take a builtin that it has by the same name.
         if self.functions.contains(&whole) {
-            self.data(&whole);
-        } else if self.imports.contains_key(&written[0]) || !BUILTINS.contains(&name.as_str()) {
-            self.wrong_call(line, format!("a policy may not call '{name}': {}", instead_of(&name)));
+            return self.data(&whole);
+        }
+        let builtin = BUILTINS.iter().find(|(builtin, _)| *builtin == name);
+        let Some((_, count)) = builtin.filter(|_| !self.imports.contains_key(&written[0])) else {
+            return self.wrong_call(line, format!("a policy may not call '{name}': {}", instead_of(&name)));
+        };
+        if params.len() != *count {
+            // The machine would say that it is undefined, and a `deny` that rests on it would not deny.
+            self.wrong_call(line, format!("the number of arguments of {name} is {count}, and not {}", params.len()));
         } else if name == "sprintf" && !is_short_format(params.first()) {
             self.wrong_call(
                 line,
@@ -652,6 +694,25 @@ impl<'a> Looking<'a> {
 
 fn is_function(rule: &Rule) -> bool {
     matches!(rule, Rule::Spec { head: RuleHead::Func { .. }, .. })
+}
+
+/// Whether it is there without looking anything up: the machine would say that another default is undefined.
+fn is_written_out(expr: &Expr) -> bool {
+    match expr {
+        Expr::String { .. }
+        | Expr::RawString { .. }
+        | Expr::Number { .. }
+        | Expr::Bool { .. }
+        | Expr::Null { .. }
+        // Both engines are asked about these.
+        | Expr::ArrayCompr { .. }
+        | Expr::SetCompr { .. }
+        | Expr::ObjectCompr { .. } => true,
+        Expr::UnaryExpr { expr, .. } => matches!(&**expr, Expr::Number { .. }),
+        Expr::Array { items, .. } | Expr::Set { items, .. } => items.iter().all(|item| is_written_out(item)),
+        Expr::Object { fields, .. } => fields.iter().all(|(_, key, value)| is_written_out(key) && is_written_out(value)),
+        _ => false,
+    }
 }
 
 fn is_short_text(expr: &Expr) -> bool {

@@ -8,7 +8,7 @@ use crate::world::{bundle, file, question};
 const DATA: &str = r#"{
     "blocked": ["u1"], "regions": ["eu"], "routes": {"a": "open", "b": "shut"}, "limits": [{"max": "10"}, {"max": 1}],
     "contracts": [{"ok": false}], "tickets": [{"id": 1}], "tenants": ["acme", "other"],
-    "tiers": {"gold": {"plan": "standard"}, "iron": {"plan": "standard"}}
+    "years": {"2026": "shut"}, "tiers": {"gold": {"plan": "standard"}, "iron": {"plan": "standard"}}
 }"#;
 
 #[test]
@@ -38,8 +38,39 @@ fn what_the_fast_engine_reads_in_its_own_way_lets_nobody_in() {
         "allow if f(1) == 2\nf(1) := 2\nf(1.0) := 3",
         // Somebody else's package.
         "allow if data.tollgate_decision.decision",
+        // A package as a whole, in which something is undefined.
+        "allow if count(data.lib) > 0",
+        "import data.lib\nallow if object.keys(lib) == {\"undefined\"}",
+        // Two values for one key of a table.
+        "allow := true\na[input.tenant.id] := 1 if input.request.choices > 0\na[input.tenant.id] := 2 if input.request.input_bytes > 0\ndeny contains \"x\" if a.acme == 1",
+        // Defaults that are looked up.
+        "allow := true\ndefault risky := data.blocked[0]\nrisky := 0 if input.request.stream\ndeny contains \"x\" if risky == \"u1\"",
+        "allow := true\ndefault risky := count(data.blocked)\nrisky := 0 if input.request.stream\ndeny contains \"x\" if risky > 0",
+        // Too few arguments, and too many.
+        "allow := true\ndeny contains \"x\" if startswith(input.request.route)",
+        "allow := true\ndeny contains \"x\" if count(data.blocked, 1, 2)",
+        "allow := true\ndeny contains \"x\" if f(1, 2, 3)\nf(x) if x > 0",
+        // A number as the name of a member.
+        "allow := true\ndeny contains \"x\" if data.years[2026] == \"shut\"",
+        // Negations of what OPA looks up before it negates.
+        "allow if not input.principal.end_user in data.blocked",
+        "allow if not \"u1\" in data.nobody",
+        "allow if not startswith(input.principal.end_user, \"u\")",
+        "allow if not input.request.max_tokens > 100",
+        "allow if not upper(input.principal.end_user) == \"U1\"",
+        "allow if not [input.principal.end_user] == [\"u1\"]",
+        "allow if not data.routes[input.principal.end_user]",
+        "allow if not data.routes[input.request.route] in [\"shut\"]",
+        "import input.principal\nallow if not principal.end_user in data.blocked",
+        "user := input.principal.end_user\nallow if not user in data.blocked",
+        "user := u if { u := input.principal.end_user }\nallow if not user in data.blocked",
+        "default bounds := {\"a\": 1}\nbounds := {} if input.tenant.id == \"acme\"\nallow if not bounds.a > 1",
+        "allow if not f(f(1))\nf(x) := 1 if x > 1",
+        "allow if { some t in data.tickets; not t.state in [\"shut\"] }",
+        "allow if count([1 | not input.request.max_tokens > 100]) > 0",
     ] {
-        let files = [file("a.rego", &format!("package tollgate.admission\n{rules}\n")), file("data.json", DATA)];
+        let lib = file("lib.rego", "package lib\nundefined if input.tenant.id == \"nobody\"\n");
+        let files = [file("a.rego", &format!("package tollgate.admission\n{rules}\n")), lib, file("data.json", DATA)];
         let Ok(law) = Law::compile(&Bundle::from_files(&files).expect("a bundle")) else { continue };
         let said = law.decide(&question());
         assert!(!matches!(said, Ok(Verdict::Allowed(_))), "{rules}: {said:?}");
@@ -102,6 +133,36 @@ fn what_both_engines_read_alike_is_decided() {
     assert_eq!(obligations.models.map(|models| models.into_iter().collect::<Vec<_>>()), Some(vec!["a".to_owned()]));
     assert_eq!(asked("us", 2), Verdict::Denied(vec![]));
     assert_eq!(asked("eu", 3), Verdict::Denied(vec!["3 images".to_owned()]));
+}
+
+#[test]
+fn what_is_always_there_or_is_negated_by_its_name_alone_may_be_negated() {
+    for rules in [
+        "allow if not input.principal.end_user",
+        "allow if not input.principal.end_user == \"u1\"",
+        "blocked if input.principal.end_user in data.blocked\nallow if not blocked",
+        "allow if not object.get(input.principal, \"end_user\", \"\") in data.blocked",
+        "allow if not input.tenant.id in data.blocked",
+        "import data.limits\nallow if not input.tenant.id in limits",
+        "lists := data.tiers\nallow if not input.tenant.id in lists.gold",
+        "lists := {\"mine\": [input.request.route]}\nallow if not input.tenant.id in lists.mine",
+        "default list := []\nlist := [1] if input.request.stream\nallow if not input.tenant.id in list",
+        "users contains input.principal.end_user\nallow if not input.tenant.id in users",
+        "allow if not upper(input.tenant.id) == \"OTHER\"",
+        "allow if { t := input.tenant.id; not t in data.blocked }",
+        "allow if not data.routes[input.tenant.id]",
+        "allow if not count([1 | input.request.max_tokens > 1]) > 0",
+    ] {
+        let law = Law::compile(&bundle(rules, DATA)).unwrap_or_else(|error| panic!("{error} in {rules}"));
+        assert!(matches!(law.decide(&question()), Ok(Verdict::Allowed(_))), "{rules}");
+    }
+}
+
+#[test]
+fn rules_that_name_others_twice_are_looked_through_once() {
+    let rules: String = (0..60).map(|n| format!("a{n} := [a{0}, a{0}]\n", n + 1)).collect();
+    let law = Law::compile(&bundle(&format!("{rules}a60 := [1]\nallow if not 1 in a0"), "{}"));
+    assert!(law.is_ok(), "{law:?}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Bundles from outside: what they decide, what they cost at worst, and what their fingerprint notices.
 
 mod closed;
+mod conformance;
 mod decide;
 mod explain;
 mod fingerprint;

@@ -67,6 +67,8 @@ pub struct Approval {
     /// The same for people to read.
     pub what: Arc<str>,
     pub tenant: Option<TenantId>,
+    /// It is of a project, a key or end users of that tenant, not of the tenant as a whole.
+    pub part: bool,
     pub asked_by: Actor,
     pub asked_at: Timestamp,
     /// Neither decided nor used after this.

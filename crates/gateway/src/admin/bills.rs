@@ -19,7 +19,7 @@ use super::usage::{ask, tokens_shown};
     responses((status = 200, description = "The bill as it stands now", body = Bill), Refusals))]
 pub async fn show(caller: Caller, Asked(wanted): Asked<BillQuery>) -> Result<Json<Bill>, Refused> {
     let tenant: TenantId = id("tenant", &wanted.tenant)?;
-    let app = caller.may(Act::ShowBill, &Thing::Tenant(tenant.clone()))?;
+    let app = caller.may(Act::ShowBill, &Thing::Tenant(tenant.clone())).await?;
     let month: Month = id("month", &wanted.month)?;
     let (tenant, tariff) = app.books.with_directory(|directory| {
         let tenant = directory.tenant(&tenant)?;

@@ -3,12 +3,14 @@
 use axum::Json;
 use http::StatusCode;
 use smallvec::SmallVec;
+use tokio::sync::Mutex;
 use tollgate_client::{Basis, Budget, BudgetAlert, BudgetScope, BudgetSelector, BudgetSetting, List, Whose, Window};
 use tollgate_guard::Act;
 use tollgate_ledger::{Alert, BudgetState, Cap, CapSet};
 use tollgate_types::directory::Directory;
 use tollgate_types::{EndUserId, KeyId, PicoSum, PlanId, ProjectId, Scope, TenantId, Timestamp};
 
+use super::approvals;
 use super::caller::{Caller, Thing};
 use super::extract::{Asked, Body, id, optional_id};
 use super::projects::Of;
@@ -16,6 +18,8 @@ use super::refused::{Refusals, Refused};
 use crate::alerts;
 use crate::app::App;
 
+/// Held from looking at a cap until it is changed: nobody raises one step by step past who looks.
+static SETTING: Mutex<()> = Mutex::const_new(());
 /// Thresholds of one budget at most.
 const ALERTS_MAX: usize = 8;
 
@@ -23,7 +27,8 @@ const ALERTS_MAX: usize = 8;
 #[utoipa::path(put, path = "/admin/v1/budgets", operation_id = "set_budget", tag = "budgets", request_body = BudgetSetting,
     responses((status = 200, description = "The budget as it stands now", body = Budget), Refusals))]
 pub async fn set(caller: Caller, Body(setting): Body<BudgetSetting>) -> Result<Json<Budget>, Refused> {
-    let app = caller.may(Act::SetBudget, &Thing::named(&setting.whose())?)?;
+    let thing = Thing::named(&setting.whose())?;
+    let app = caller.may(Act::SetBudget, &thing).await?;
     let cap = setting.cap_usd.as_deref().map(PicoSum::parse_usd).transpose();
     let cap = cap.map_err(|error| Refused::field("cap_usd", error))?;
     let alerts = thresholds(&setting.alerts, cap)?;
@@ -31,6 +36,10 @@ pub async fn set(caller: Caller, Body(setting): Body<BudgetSetting>) -> Result<J
         return Err(Refused::field("cap_usd", "is missing: a budget has a cap, or 'alerts', or both"));
     }
     let which = Which::read(&app, &setting.whose(), setting.window, setting.basis)?;
+    let _one_at_a_time = SETTING.lock().await;
+    if let Some(what) = which.is_raised(&app, cap) {
+        approvals::agreed(&caller, Act::SetBudget, &thing, &what).await?;
+    }
     which.put(&app, cap, alerts).await?;
     let state = which.state(&app).ok_or_else(|| Refused::conflict("the budget was removed in the same moment"))?;
     Ok(Json(shown(&state)))
@@ -40,7 +49,7 @@ pub async fn set(caller: Caller, Body(setting): Body<BudgetSetting>) -> Result<J
 #[utoipa::path(get, path = "/admin/v1/budgets", operation_id = "list_budgets", tag = "budgets", params(Of),
     responses((status = 200, description = "Budgets: a tenant's own, its projects', its keys', its end users'; without a tenant everybody's", body = List<Budget>), Refusals))]
 pub async fn list(caller: Caller, Asked(of): Asked<Of>) -> Result<Json<List<Budget>>, Refused> {
-    let app = caller.may(Act::ListBudgets, &of.thing()?)?;
+    let app = caller.may(Act::ListBudgets, &of.thing()?).await?;
     let tenant = of.tenant(&app)?;
     let budgets = app.books.budgets(|scope| tenant.is_none() || scope.tenant() == tenant.as_ref());
     Ok(Json(List { data: budgets.iter().map(shown).collect() }))
@@ -50,10 +59,15 @@ pub async fn list(caller: Caller, Asked(of): Asked<Of>) -> Result<Json<List<Budg
 #[utoipa::path(delete, path = "/admin/v1/budgets", operation_id = "remove_budget", tag = "budgets", params(BudgetSelector),
     responses((status = 204, description = "Removed"), Refusals))]
 pub async fn remove(caller: Caller, Asked(selected): Asked<BudgetSelector>) -> Result<StatusCode, Refused> {
-    let app = caller.may(Act::RemoveBudget, &Thing::named(&selected.whose())?)?;
+    let thing = Thing::named(&selected.whose())?;
+    let app = caller.may(Act::RemoveBudget, &thing).await?;
     let which = Which::read(&app, &selected.whose(), selected.window, selected.basis)?;
     if which.state(&app).is_none() {
         return Err(Refused::not_found("there is no such budget"));
+    }
+    let _one_at_a_time = SETTING.lock().await;
+    if let Some(what) = which.is_raised(&app, None) {
+        approvals::agreed(&caller, Act::RemoveBudget, &thing, &what).await?;
     }
     which.put(&app, None, SmallVec::new()).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -65,7 +79,7 @@ pub async fn remove(caller: Caller, Asked(selected): Asked<BudgetSelector>) -> R
 #[utoipa::path(get, path = "/admin/v1/budgets/alerts", operation_id = "list_budget_alerts", tag = "budgets", params(Of),
     responses((status = 200, description = "Alerts: a tenant's own, its projects', its keys', its end users'; without a tenant everybody's", body = List<BudgetAlert>), Refusals))]
 pub async fn alerts_list(caller: Caller, Asked(of): Asked<Of>) -> Result<Json<List<BudgetAlert>>, Refused> {
-    let app = caller.may(Act::ListBudgetAlerts, &of.thing()?)?;
+    let app = caller.may(Act::ListBudgetAlerts, &of.thing()?).await?;
     let tenant = of.tenant(&app)?;
     alerts::collect(&app);
     let newest = app.alerts.newest(|scope| tenant.is_none() || scope.tenant() == tenant.as_ref());
@@ -87,6 +101,37 @@ impl Which {
         Ok(Self { scope, window: window(of), basis: basis(counted.unwrap_or(Basis::Cost)) })
     }
 
+    /// What would be done, in words, if that leaves more to spend than now and is not for one person alone to do.
+    fn is_raised(&self, app: &App, cap: Option<PicoSum>) -> Option<String> {
+        let is_watched = app.books.with_directory(|directory| is_watched(directory, &self.scope));
+        // What is in force without a cap of its own: the one that everybody of that kind has.
+        let before = self.cap(app, &self.scope).or_else(|| self.cap(app, &self.pattern(app)?))?;
+        let raised = cap.is_none_or(|cap| cap > before);
+        let (scope, window, basis) = (in_words(&self.scope), self.window.name(), self.basis.name());
+        let to = cap.map_or_else(|| "nothing that limits it".to_owned(), |cap| format!("{cap} US dollars"));
+        (is_watched && raised)
+            .then(|| format!("raise the cap on the {basis} of {scope} per {window} from {before} US dollars to {to}"))
+    }
+
+    fn cap(&self, app: &App, scope: &Scope) -> Option<PicoSum> {
+        let budgets = app.books.budgets(|known| known == scope);
+        let same = |state: &&BudgetState| (state.budget.window, state.budget.basis) == (self.window, self.basis);
+        budgets.iter().find(same)?.budget.cap
+    }
+
+    /// Whose budget counts for this scope where it has none of its own.
+    fn pattern(&self, app: &App) -> Option<Scope> {
+        match &self.scope {
+            Scope::Tenant(tenant) => {
+                let plan =
+                    app.books.with_directory(|directory| directory.tenant(tenant).ok().map(|it| it.plan.clone()));
+                plan.map(Scope::EachTenant)
+            }
+            Scope::EndUser(tenant, _) => Some(Scope::EachEndUser(tenant.clone())),
+            _ => None,
+        }
+    }
+
     async fn put(&self, app: &App, cap: Option<PicoSum>, alerts: SmallVec<[PicoSum; 2]>) -> Result<(), Refused> {
         let Self { scope, window, basis } = self;
         // The time is the books' own.
@@ -99,6 +144,34 @@ impl Which {
     fn state(&self, app: &App) -> Option<BudgetState> {
         let budgets = app.books.budgets(|scope| *scope == self.scope);
         budgets.into_iter().find(|state| (state.budget.window, state.budget.basis) == (self.window, self.basis))
+    }
+}
+
+/// Whether raising a cap there needs a second human: as the plan says, and of what all share, as any plan does.
+fn is_watched(directory: &Directory, scope: &Scope) -> bool {
+    let on = |plan: &PlanId| directory.oversight.get(plan).is_some_and(|oversight| oversight.second_human);
+    match scope {
+        Scope::Platform => directory.oversight.values().any(|oversight| oversight.second_human),
+        Scope::Plan(plan) | Scope::EachTenant(plan) => on(plan),
+        Scope::Tenant(tenant)
+        | Scope::Project(tenant, _)
+        | Scope::Key(tenant, _)
+        | Scope::EndUser(tenant, _)
+        | Scope::EachEndUser(tenant) => directory.oversight_of(tenant).second_human,
+    }
+}
+
+/// A scope in words.
+fn in_words(scope: &Scope) -> String {
+    match scope {
+        Scope::Platform => "the platform".to_owned(),
+        Scope::Plan(plan) => format!("plan {plan}"),
+        Scope::EachTenant(plan) => format!("each tenant on plan {plan}"),
+        Scope::Tenant(tenant) => format!("tenant {tenant}"),
+        Scope::Project(tenant, project) => format!("project {project} of tenant {tenant}"),
+        Scope::Key(tenant, key) => format!("key {key} of tenant {tenant}"),
+        Scope::EndUser(tenant, user) => format!("end user {user} of tenant {tenant}"),
+        Scope::EachEndUser(tenant) => format!("each end user of tenant {tenant}"),
     }
 }
 

@@ -1,34 +1,51 @@
 //! Who speaks to the control plane, and what they may do: asked of the guard, with whose the thing is. A handler has no other
-//! way to the gateway than [`Caller::may`], so none can forget to ask.
+//! way to the gateway than [`Caller::may`], so none can forget to ask, and no act can begin without having been noted.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use axum::extract::FromRequestParts;
 use http::request::Parts;
 use tollgate_client::Whose as Named;
 use tollgate_guard::{Act, Role, Who, Whose};
+use tollgate_types::access::Actor;
+use tollgate_types::audit::Phase;
 use tollgate_types::directory::ChangeRefused;
-use tollgate_types::{KeyId, TenantId};
+use tollgate_types::{KeyId, RequestId, TenantId};
 
 use super::extract::id;
-use super::refused::Refused;
+use super::refused::{APPROVAL, Refused};
+use crate::access::{Operator, sha256};
 use crate::app::App;
+use crate::audit;
+
+const TRACEPARENT: http::HeaderName = http::HeaderName::from_static("traceparent");
 
 /// What handlers are given: nothing that they could use.
 #[derive(Clone)]
 pub struct Gate(Arc<App>);
 
-/// Somebody who was recognised: for a tenant, or, without one, for the operator.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Operator {
-    pub role: Role,
-    pub tenant: Option<TenantId>,
+/// A request, as it is noted and approved.
+#[derive(Debug)]
+pub struct Asked {
+    pub id: RequestId,
+    pub trace: Option<[u8; 16]>,
+    /// Whether it can change nothing.
+    pub reads: bool,
+    /// Its address, without the query.
+    pub path: Arc<str>,
+    /// SHA-256 of all that it asks for: method, address and body.
+    pub digest: [u8; 32],
+    /// The approval that it refers to, if any.
+    pub approval: Option<KeyId>,
+    /// What it was noted as when it began.
+    pub begun: OnceLock<audit::Act>,
 }
 
 /// A request's way to the gateway.
 pub struct Caller {
     app: Arc<App>,
     operator: Operator,
+    asked: Arc<Asked>,
 }
 
 /// Whose it is that a request asks for.
@@ -43,6 +60,8 @@ pub enum Thing {
         tenant: TenantId,
         what: &'static str,
         name: String,
+        /// As of [`Thing::PartOf`].
+        part: bool,
     },
     Platform,
     Shared,
@@ -56,11 +75,29 @@ impl Gate {
     }
 }
 
-// === impl Operator ===
+// === impl Asked ===
 
-impl Operator {
-    /// Whoever bears the admin key.
-    pub const ADMIN: Self = Self { role: Role::PlatformAdmin, tenant: None };
+impl Asked {
+    pub fn of(id: RequestId, head: &Parts, body: &[u8]) -> Self {
+        let address = head.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str);
+        let whole = [head.method.as_str().as_bytes(), b"\0", address.as_bytes(), b"\0", body].concat();
+        let text = |name: &http::HeaderName| head.headers.get(name).and_then(|value| value.to_str().ok());
+        Self {
+            id,
+            trace: text(&TRACEPARENT).and_then(trace),
+            reads: head.method.is_safe(),
+            path: head.uri.path().into(),
+            digest: sha256(&whole),
+            approval: text(&APPROVAL).and_then(|number| number.parse().ok()),
+            begun: OnceLock::new(),
+        }
+    }
+}
+
+/// The trace that a `traceparent` names (W3C Trace Context, section 3.2.2).
+fn trace(text: &str) -> Option<[u8; 16]> {
+    let number = text.split('-').nth(1).filter(|number| number.len() == 32)?;
+    u128::from_str_radix(number, 16).ok().filter(|number| *number != 0).map(u128::to_be_bytes)
 }
 
 // === impl Caller ===
@@ -71,35 +108,108 @@ impl FromRequestParts<Gate> for Caller {
     async fn from_request_parts(parts: &mut Parts, Gate(app): &Gate) -> Result<Self, Refused> {
         // Put there by who recognised it: see `admin::answer`.
         let operator = parts.extensions.get::<Operator>().cloned().ok_or_else(Refused::unknown_key)?;
-        Ok(Self { app: Arc::clone(app), operator })
+        let asked = parts.extensions.get::<Arc<Asked>>().cloned().ok_or_else(Refused::unknown_key)?;
+        Ok(Self { app: Arc::clone(app), operator, asked })
     }
 }
 
 impl Caller {
-    /// The gateway, for this act with this thing. Who may not is told so; but of another tenant's thing only that there is
-    /// none, in the words that are used where there is none.
-    pub fn may(&self, act: Act, thing: &Thing) -> Result<Arc<App>, Refused> {
-        let who = Who::Operator { role: self.operator.role, tenant: self.operator.tenant.as_ref() };
+    /// The gateway, for this act with this thing, once it is noted that it begins. Who may not is told so; but of another
+    /// tenant's thing only that there is none, in the words that are used where there is none.
+    pub async fn may(&self, act: Act, thing: &Thing) -> Result<Arc<App>, Refused> {
+        if let Err(refused) = self.is_allowed(act, thing) {
+            audit::denied(&self.app, &self.noted_as(act, thing), refused.status().as_u16(), refused.code());
+            return Err(refused);
+        }
+        self.begin(act, thing).await?;
+        Ok(Arc::clone(&self.app))
+    }
+
+    /// Whether the guard allows it. Nothing is noted by asking.
+    pub fn is_allowed(&self, act: Act, thing: &Thing) -> Result<(), Refused> {
         let whose = thing.whose();
-        if self.app.guard.allows(who, act, whose) {
-            return Ok(Arc::clone(&self.app));
+        let human = self.operator.actor.is_human();
+        let mut anothers = true;
+        for grant in self.operator.grants.iter() {
+            let who = Who::Operator { role: grant.role, tenant: grant.tenant.as_ref(), human };
+            if self.app.guard.allows(who, act, whose) {
+                return Ok(());
+            }
+            anothers &= whose.is_anothers(who);
         }
         match thing.missing() {
-            Some(missing) if whose.is_anothers(who) => Err(missing.into()),
-            _ => Err(Refused::role(self.operator.role.name(), act.name())),
+            Some(missing) if anothers => Err(missing.into()),
+            _ => Err(Refused::role(&self.roles(), act.name())),
         }
+    }
+
+    pub fn actor(&self) -> &Actor {
+        &self.operator.actor
+    }
+
+    pub fn operator(&self) -> &Operator {
+        &self.operator
+    }
+
+    pub fn asked(&self) -> &Asked {
+        &self.asked
     }
 
     /// Whose a key is; to be asked before [`Caller::may`], and for nothing else.
     pub fn key(&self, key: &KeyId) -> Result<Thing, Refused> {
         let tenant = self.app.books.with_directory(|directory| directory.key(key).map(|key| key.tenant.clone()))?;
-        Ok(Thing::Told { tenant, what: "key", name: key.to_string() })
+        Ok(Thing::Told { tenant, what: "key", name: key.to_string(), part: true })
     }
 
-    /// The gateway, to find out whose a thing is that only the view knows; to be asked before [`Caller::may`], and for
-    /// nothing else.
+    /// The gateway, to find out whose a thing is; to be asked before [`Caller::may`], and for nothing else.
     pub fn before_it_is_known_whose(&self) -> Arc<App> {
         Arc::clone(&self.app)
+    }
+
+    /// An act does not happen unless it is durable that it begins. Reading is noted only of who broke the glass.
+    async fn begin(&self, act: Act, thing: &Thing) -> Result<(), Refused> {
+        let noted_as = self.noted_as(act, thing);
+        if self.operator.glass.is_some() {
+            tracing::warn!(act = act.name(), actor = %self.operator.actor, "break-glass is used");
+        }
+        if self.asked.reads {
+            if self.operator.glass.is_some() {
+                let noted = audit::note(&self.app, &noted_as, Phase::Noted, None, None);
+                audit::durable(&self.app, noted).await.map_err(|error| Refused::unavailable(&error))?;
+            }
+            return Ok(());
+        }
+        if self.asked.begun.get().is_some() {
+            return Ok(());
+        }
+        let begun = match act {
+            // What was stolen must be stopped, also where the journal takes no new work.
+            Act::RevokeKey | Act::RevokeServiceKey | Act::EndSessions => audit::note_at_once(&self.app, &noted_as),
+            _ => audit::note(&self.app, &noted_as, Phase::Begun, None, None),
+        };
+        audit::durable(&self.app, begun).await.map_err(|error| Refused::unavailable(&error))?;
+        // Nobody else sets it: a request has one handler.
+        let _ = self.asked.begun.set(noted_as);
+        Ok(())
+    }
+
+    fn noted_as(&self, act: Act, thing: &Thing) -> audit::Act {
+        let glass = self.operator.glass.as_ref().map(|(approval, _)| format!("break-glass {approval}"));
+        let approval = self.asked.approval.as_ref().map(|approval| format!("approval {approval}"));
+        audit::Act {
+            request: self.asked.id,
+            trace: self.asked.trace,
+            actor: self.operator.actor.clone(),
+            act: act.name(),
+            tenant: thing.tenant().cloned(),
+            subject: Arc::clone(&self.asked.path),
+            by: approval.or(glass),
+        }
+    }
+
+    fn roles(&self) -> String {
+        let names: Vec<_> = self.operator.grants.iter().map(|grant| Role::name(grant.role)).collect();
+        names.join(", ")
     }
 }
 
@@ -121,10 +231,23 @@ impl Thing {
         })
     }
 
+    pub fn tenant(&self) -> Option<&TenantId> {
+        match self {
+            Self::Tenant(tenant) | Self::PartOf(tenant) | Self::Told { tenant, .. } => Some(tenant),
+            Self::Platform | Self::Shared => None,
+        }
+    }
+
+    /// Whether it is of a project, a key or end users of a tenant, not of the tenant as a whole.
+    pub fn is_part(&self) -> bool {
+        matches!(self, Self::PartOf(_) | Self::Told { part: true, .. })
+    }
+
     fn whose(&self) -> Whose<'_> {
         match self {
-            Self::Tenant(tenant) => Whose::Tenant { tenant, part: false },
-            Self::PartOf(tenant) | Self::Told { tenant, .. } => Whose::Tenant { tenant, part: true },
+            Self::Tenant(tenant) | Self::PartOf(tenant) | Self::Told { tenant, .. } => {
+                Whose::Tenant { tenant, part: self.is_part() }
+            }
             Self::Platform => Whose::Platform,
             Self::Shared => Whose::Shared,
         }

@@ -42,7 +42,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 #[utoipa::path(post, path = "/admin/v1/prices/corrections", operation_id = "correct_prices", tag = "prices", request_body = NewCorrection,
     responses((status = 200, description = "What the page came to", body = Correction), Refusals))]
 pub async fn correct(caller: Caller, Body(wanted): Body<NewCorrection>) -> Result<Json<Correction>, Refused> {
-    let app = caller.may(Act::CorrectPrices, &Thing::Platform)?;
+    let app = caller.may(Act::CorrectPrices, &Thing::Platform).await?;
     let (from, to) = (time("from", &wanted.from)?, time("to", &wanted.to)?);
     if to <= from {
         return Err(Refused::field("to", "must be after from"));

@@ -27,6 +27,10 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     async fn from_request(request: Request, state: &S) -> Result<Self, Refused> {
         let bytes =
             Bytes::from_request(request, state).await.map_err(|error| Refused::invalid(error.body_text(), None))?;
+        // Else a list of values would be taken for the fields in their order.
+        if bytes.trim_ascii_start().first() != Some(&b'{') {
+            return Err(Refused::invalid("the body must be a JSON object", None));
+        }
         let read = serde_json::from_slice(&bytes);
         read.map(Self).map_err(|error| Refused::invalid(format!("the body is not what is asked for: {error}"), None))
     }

@@ -30,7 +30,7 @@ pub async fn create(
     caller: Caller,
     Body(new): Body<NewKey>,
 ) -> Result<(StatusCode, [(HeaderName, &'static str); 1], Json<CreatedKey>), Refused> {
-    let app = caller.may(Act::CreateKey, &Thing::Tenant(id("tenant", &new.tenant)?))?;
+    let app = caller.may(Act::CreateKey, &Thing::Tenant(id("tenant", &new.tenant)?)).await?;
     let (mut key, secret) = read(&app, &new)?;
     // Refused before anything is sealed: a tenant that is not there has no data key.
     app.books.with_directory(|directory| directory.check(&Change::KeyCreated(Box::new(key.clone()))))?;
@@ -44,7 +44,7 @@ pub async fn create(
 #[utoipa::path(get, path = "/admin/v1/keys", operation_id = "list_keys", tag = "keys", params(Of),
     responses((status = 200, description = "Keys, by id", body = List<Key>), Refusals))]
 pub async fn list(caller: Caller, Asked(of): Asked<Of>) -> Result<Json<List<Key>>, Refused> {
-    let app = caller.may(Act::ListKeys, &of.thing()?)?;
+    let app = caller.may(Act::ListKeys, &of.thing()?).await?;
     let tenant = of.tenant(&app)?;
     let keys: Vec<_> = app.books.with_directory(|directory| {
         let wanted = |key: &&ApiKey| tenant.as_ref().is_none_or(|tenant| key.tenant == *tenant);
@@ -58,7 +58,7 @@ pub async fn list(caller: Caller, Asked(of): Asked<Of>) -> Result<Json<List<Key>
     params(("id" = String, Path, example = "k3f9c1d2e4a5b6078")),
     responses((status = 200, description = "The key as it is now", body = Key), Refusals))]
 pub async fn revoke(caller: Caller, Id(id): Id<KeyId>) -> Result<Json<Key>, Refused> {
-    let app = caller.may(Act::RevokeKey, &caller.key(&id)?)?;
+    let app = caller.may(Act::RevokeKey, &caller.key(&id)?).await?;
     let found = |app: &App| app.books.with_directory(|directory| directory.key(&id).cloned());
     if found(&app)?.revoked_at.is_none() {
         change(&app, [Change::KeyRevoked { id: id.clone(), at: app.clock().now() }]).await?;

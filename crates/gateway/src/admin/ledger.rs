@@ -14,7 +14,7 @@ use super::refused::{Refusals, Refused};
 #[utoipa::path(get, path = "/admin/v1/ledger", operation_id = "show_ledger", tag = "ledger",
     responses((status = 200, description = "Drift is `0`, or something is wrong", body = LedgerState), Refusals))]
 pub async fn show(caller: Caller) -> Result<Json<LedgerState>, Refused> {
-    let app = caller.may(Act::ShowLedger, &Thing::Platform)?;
+    let app = caller.may(Act::ShowLedger, &Thing::Platform).await?;
     // It walks over every scope there is.
     let state = aside(move || shown(&app.books.audit(), app.clock().now())).await?;
     Ok(Json(state))

@@ -19,7 +19,7 @@ use super::refused::{Refusals, Refused};
 #[utoipa::path(put, path = "/admin/v1/limits", operation_id = "set_limits", tag = "limits", request_body = LimitSetting,
     responses((status = 200, description = "The limits as they stand now", body = Limit), Refusals))]
 pub async fn set(caller: Caller, Body(setting): Body<LimitSetting>) -> Result<Json<Limit>, Refused> {
-    let app = caller.may(Act::SetLimits, &Thing::named(&setting.whose())?)?;
+    let app = caller.may(Act::SetLimits, &Thing::named(&setting.whose())?).await?;
     let limits = extract::limits(setting.requests_per_minute, setting.tokens_per_minute, setting.parallel_requests)?;
     if limits == Limits::default() {
         return Err(Refused::field("requests_per_minute", "name a limit at least; DELETE removes them"));
@@ -33,7 +33,7 @@ pub async fn set(caller: Caller, Body(setting): Body<LimitSetting>) -> Result<Js
 #[utoipa::path(get, path = "/admin/v1/limits", operation_id = "list_limits", tag = "limits", params(Of),
     responses((status = 200, description = "Limits: a tenant's own, its projects', its keys', its end users'; without a tenant everybody's", body = List<Limit>), Refusals))]
 pub async fn list(caller: Caller, Asked(of): Asked<Of>) -> Result<Json<List<Limit>>, Refused> {
-    let app = caller.may(Act::ListLimits, &of.thing()?)?;
+    let app = caller.may(Act::ListLimits, &of.thing()?).await?;
     let tenant = of.tenant(&app)?;
     let wanted = |scope: &Scope| tenant.is_none() || scope.tenant() == tenant.as_ref();
     let data = app.books.with_directory(|directory| {
@@ -47,7 +47,7 @@ pub async fn list(caller: Caller, Asked(of): Asked<Of>) -> Result<Json<List<Limi
 #[utoipa::path(delete, path = "/admin/v1/limits", operation_id = "remove_limits", tag = "limits", params(Whose),
     responses((status = 204, description = "Removed"), Refusals))]
 pub async fn remove(caller: Caller, Asked(whose): Asked<Whose>) -> Result<StatusCode, Refused> {
-    let app = caller.may(Act::RemoveLimits, &Thing::named(&whose)?)?;
+    let app = caller.may(Act::RemoveLimits, &Thing::named(&whose)?).await?;
     let scope = scope(&app, &whose)?;
     if !app.books.with_directory(|directory| directory.limits.contains_key(&scope)) {
         return Err(Refused::not_found("there are no such limits"));

@@ -3,9 +3,11 @@
 use axum::Json;
 use tollgate_client::{List, Plan, PlanSettings, Tariff, TightBudget};
 use tollgate_guard::Act;
-use tollgate_types::directory::{self, Change};
+use tollgate_types::access::{Oversight, OversightSet};
+use tollgate_types::directory::{self, Change, Directory};
 use tollgate_types::{PicoUsd, PlanId};
 
+use super::approvals;
 use super::caller::{Caller, Thing};
 use super::durable::change;
 use super::extract::{Body, Id, limits};
@@ -21,18 +23,35 @@ pub async fn set(
     Id(id): Id<PlanId>,
     Body(settings): Body<PlanSettings>,
 ) -> Result<Json<Plan>, Refused> {
-    let app = caller.may(Act::SetPlan, &Thing::Platform)?;
+    let app = caller.may(Act::SetPlan, &Thing::Platform).await?;
     let plan = read(id, &settings)?;
-    change(&app, [Change::PlanSet(plan.clone())]).await?;
-    Ok(Json(shown(&plan)))
+    if settings.audit_days == Some(0) {
+        return Err(Refused::field("audit_days", "must be at least 1"));
+    }
+    let oversight = Oversight { second_human: settings.second_human, audit_days: settings.audit_days };
+    let before = app.books.with_directory(|directory| oversight_of(directory, &plan.id));
+    if before.second_human && !oversight.second_human {
+        let what = format!("let caps of those on plan {} be raised by one person alone", plan.id);
+        approvals::agreed(&caller, Act::SetPlan, &Thing::Platform, &what).await?;
+    }
+    let set = (before != oversight).then(|| Change::OversightSet(OversightSet { plan: plan.id.clone(), oversight }));
+    change(&app, std::iter::once(Change::PlanSet(plan.clone())).chain(set)).await?;
+    Ok(Json(shown(&plan, oversight)))
 }
 
 /// List all plans
 #[utoipa::path(get, path = "/admin/v1/plans", operation_id = "list_plans", tag = "plans",
     responses((status = 200, description = "All plans, by id", body = List<Plan>), Refusals))]
 pub async fn list(caller: Caller) -> Result<Json<List<Plan>>, Refused> {
-    let app = caller.may(Act::ListPlans, &Thing::Platform)?;
-    Ok(Json(List { data: app.books.with_directory(|directory| directory.plans.values().map(shown).collect()) }))
+    let app = caller.may(Act::ListPlans, &Thing::Platform).await?;
+    let data = app.books.with_directory(|directory| {
+        directory.plans.values().map(|plan| shown(plan, oversight_of(directory, &plan.id))).collect()
+    });
+    Ok(Json(List { data }))
+}
+
+fn oversight_of(directory: &Directory, plan: &PlanId) -> Oversight {
+    directory.oversight.get(plan).copied().unwrap_or_default()
 }
 
 fn read(id: PlanId, settings: &PlanSettings) -> Result<directory::Plan, Refused> {
@@ -59,7 +78,7 @@ fn hold(param: &'static str, usd: Option<&str>) -> Result<Option<PicoUsd>, Refus
     usd.map(PicoUsd::parse_usd).transpose().map_err(|error| Refused::field(param, error))
 }
 
-fn shown(plan: &directory::Plan) -> Plan {
+fn shown(plan: &directory::Plan, oversight: Oversight) -> Plan {
     let directory::Tariff { markup_bps, included, tiers, monthly_minimum } = &plan.tariff;
     Plan {
         id: plan.id.to_string(),
@@ -76,6 +95,8 @@ fn shown(plan: &directory::Plan) -> Plan {
         parallel_requests: plan.key_limits.parallel_requests,
         unpriced_hold_usd: plan.unpriced_hold.map(|hold| hold.to_string()),
         unbounded_hold_usd: plan.unbounded_hold.map(|hold| hold.to_string()),
+        second_human: oversight.second_human,
+        audit_days: oversight.audit_days,
     }
 }
 
@@ -91,7 +112,7 @@ mod tests {
             unpriced_hold_usd: Some("0.1".into()),
             ..PlanSettings::default()
         };
-        let plan = shown(&read("p".parse().expect("a slug"), &settings).expect("fine"));
+        let plan = shown(&read("p".parse().expect("a slug"), &settings).expect("fine"), Oversight::default());
         assert_eq!((plan.markup_percent.as_str(), plan.unpriced_hold_usd.as_deref()), ("2.05", Some("0.10")));
         assert_eq!(plan.tight_budget, TightBudget::Clamp);
     }

@@ -15,12 +15,12 @@ use tollgate_guard::Act;
 use tollgate_policy::Law;
 use tollgate_store::store::prepare;
 use tollgate_types::directory::{Change, Directory, PolicySet};
-use tollgate_types::{Refusal, Scope, Timestamp, hex};
+use tollgate_types::{PlanId, Refusal, RequestId, Scope, Timestamp, hex};
 
 use super::budgets::{named, scope};
 use super::caller::{Caller, Thing};
 use super::durable::aside;
-use super::extract::Asked;
+use super::extract::{Asked, optional_id};
 use super::refused::{Refusals, Refused};
 use crate::app::App;
 use crate::decisions::{Judgement, KEPT};
@@ -37,7 +37,7 @@ static PUSHING: Mutex<()> = Mutex::const_new(());
 #[utoipa::path(get, path = "/admin/v1/policies", operation_id = "list_policies", tag = "policies",
     responses((status = 200, description = "Bundles: the platform's, plans', tenants'", body = List<Policy>), Refusals))]
 pub async fn list(caller: Caller) -> Result<Json<List<Policy>>, Refused> {
-    let app = caller.may(Act::ListPolicies, &Thing::Platform)?;
+    let app = caller.may(Act::ListPolicies, &Thing::Platform).await?;
     let data = app.books.with_directory(|directory| {
         directory.policies.keys().filter_map(|scope| shown(&app, directory, scope)).collect()
     });
@@ -54,7 +54,7 @@ pub async fn push(
     archive: Bytes,
 ) -> Result<(StatusCode, Json<Policy>), Refused> {
     let of = whose(of);
-    let app = caller.may(Act::PushPolicy, &Thing::named(&of)?)?;
+    let app = caller.may(Act::PushPolicy, &Thing::named(&of)?).await?;
     let scope = scope(&app, &of)?;
     let (key, bytes) = (app.policy_key.clone(), archive.clone());
     let made = aside(move || laws::tested(&bytes, key.as_ref())).await?;
@@ -74,7 +74,7 @@ pub async fn push(
     responses((status = 200, description = "In force again", body = Policy), Refusals))]
 pub async fn roll_back(caller: Caller, Asked(of): Asked<PolicyOf>) -> Result<Json<Policy>, Refused> {
     let of = whose(of);
-    let app = caller.may(Act::RollPolicyBack, &Thing::named(&of)?)?;
+    let app = caller.may(Act::RollPolicyBack, &Thing::named(&of)?).await?;
     let scope = scope(&app, &of)?;
     let one_at_a_time = PUSHING.lock().await;
     let before = app.books.with_directory(|directory| earlier(directory, &scope).last().copied());
@@ -91,7 +91,7 @@ pub async fn roll_back(caller: Caller, Asked(of): Asked<PolicyOf>) -> Result<Jso
     responses((status = 204, description = "Removed"), Refusals))]
 pub async fn remove(caller: Caller, Asked(of): Asked<PolicyOf>) -> Result<StatusCode, Refused> {
     let of = whose(of);
-    let app = caller.may(Act::RemovePolicy, &Thing::named(&of)?)?;
+    let app = caller.may(Act::RemovePolicy, &Thing::named(&of)?).await?;
     let scope = scope(&app, &of)?;
     let one_at_a_time = PUSHING.lock().await;
     if app.books.with_directory(|directory| directory.policy(&scope)).is_none() {
@@ -106,7 +106,7 @@ pub async fn remove(caller: Caller, Asked(of): Asked<PolicyOf>) -> Result<Status
     responses((status = 200, description = "As it was pushed", body = Vec<u8>, content_type = "application/gzip"), Refusals))]
 pub async fn bundle(caller: Caller, Asked(of): Asked<PolicyOf>) -> Result<impl IntoResponse, Refused> {
     let of = whose(of);
-    let app = caller.may(Act::ShowPolicyBundle, &Thing::named(&of)?)?;
+    let app = caller.may(Act::ShowPolicyBundle, &Thing::named(&of)?).await?;
     let scope = scope(&app, &of)?;
     let digest = app.books.with_directory(|directory| directory.policy(&scope));
     let digest = digest.ok_or_else(|| Refused::not_found("there is no such policy"))?;
@@ -122,7 +122,9 @@ pub async fn bundle(caller: Caller, Asked(of): Asked<PolicyOf>) -> Result<impl I
 #[utoipa::path(get, path = "/admin/v1/policies/decisions", operation_id = "list_policy_decisions", tag = "policies", params(DecisionQuery),
     responses((status = 200, description = "Decisions", body = List<PolicyDecision>), Refusals))]
 pub async fn decisions(caller: Caller, Asked(of): Asked<DecisionQuery>) -> Result<Json<List<PolicyDecision>>, Refused> {
-    let app = caller.may(Act::ListPolicyDecisions, &Thing::of(of.tenant.as_ref())?)?;
+    let app = caller.may(Act::ListPolicyDecisions, &Thing::of(of.tenant.as_ref())?).await?;
+    optional_id::<PlanId>("plan", of.plan.as_ref())?;
+    optional_id::<RequestId>("request_id", of.request_id.as_ref())?;
     let limit = of.limit.unwrap_or(DECISIONS_USUAL);
     if limit > KEPT {
         return Err(Refused::field("limit", format!("at most {KEPT}")));

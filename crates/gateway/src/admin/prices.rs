@@ -25,7 +25,7 @@ static PUSHING: Mutex<()> = Mutex::const_new(());
 #[utoipa::path(get, path = "/admin/v1/prices", operation_id = "list_price_books", tag = "prices",
     responses((status = 200, description = "Books, in order", body = List<PriceBookInfo>), Refusals))]
 pub async fn list(caller: Caller) -> Result<Json<List<PriceBookInfo>>, Refused> {
-    let app = caller.may(Act::ListPriceBooks, &Thing::Platform)?;
+    let app = caller.may(Act::ListPriceBooks, &Thing::Platform).await?;
     let books = app.admission.prices();
     let dir = prices_dir(&app);
     let data = aside(move || {
@@ -41,7 +41,7 @@ pub async fn list(caller: Caller) -> Result<Json<List<PriceBookInfo>>, Refused> 
     request_body(content = String, content_type = "application/toml", description = "A price book, see docs/pricebook.md"),
     responses((status = 201, description = "In force", body = PriceBookInfo), Refusals))]
 pub async fn push(caller: Caller, text: String) -> Result<(StatusCode, Json<PriceBookInfo>), Refused> {
-    let app = caller.may(Act::PushPriceBook, &Thing::Platform)?;
+    let app = caller.may(Act::PushPriceBook, &Thing::Platform).await?;
     let (book, text) = aside(move || (PriceBook::parse(&text), text)).await?;
     let book = Arc::new(book.map_err(|error| Refused::invalid(error.to_string(), None))?);
     put_in_force(&app, Arc::clone(&book), text).await?;

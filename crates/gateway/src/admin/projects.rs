@@ -31,7 +31,7 @@ pub struct Of {
     responses((status = 201, description = "Created", body = Project), Refusals))]
 pub async fn create(caller: Caller, Body(new): Body<NewProject>) -> Result<(StatusCode, Json<Project>), Refused> {
     let tenant: TenantId = id("tenant", &new.tenant)?;
-    let app = caller.may(Act::CreateProject, &Thing::Tenant(tenant.clone()))?;
+    let app = caller.may(Act::CreateProject, &Thing::Tenant(tenant.clone())).await?;
     let mut project = directory::Project { id: id("id", &new.id)?, tenant, created_at: app.clock().now(), label: None };
     // Refused before anything is sealed: a tenant that is not there has no data key.
     app.books.with_directory(|directory| directory.check(&Change::ProjectCreated(project.clone())))?;
@@ -44,7 +44,7 @@ pub async fn create(caller: Caller, Body(new): Body<NewProject>) -> Result<(Stat
 #[utoipa::path(get, path = "/admin/v1/projects", operation_id = "list_projects", tag = "projects", params(Of),
     responses((status = 200, description = "Projects, by tenant and id", body = List<Project>), Refusals))]
 pub async fn list(caller: Caller, Asked(of): Asked<Of>) -> Result<Json<List<Project>>, Refused> {
-    let app = caller.may(Act::ListProjects, &of.thing()?)?;
+    let app = caller.may(Act::ListProjects, &of.thing()?).await?;
     let tenant = of.tenant(&app)?;
     let projects: Vec<_> = app.books.with_directory(|directory| {
         let wanted = |project: &&directory::Project| tenant.as_ref().is_none_or(|tenant| project.tenant == *tenant);

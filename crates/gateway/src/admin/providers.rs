@@ -15,7 +15,7 @@ use super::refused::{Refusals, Refused};
 #[utoipa::path(get, path = "/admin/v1/providers", operation_id = "list_providers", tag = "configuration",
     responses((status = 200, description = "Providers, by name", body = List<ProviderInfo>), Refusals))]
 pub async fn list(caller: Caller) -> Result<Json<List<ProviderInfo>>, Refused> {
-    let app = caller.may(Act::ListProviders, &Thing::Platform)?;
+    let app = caller.may(Act::ListProviders, &Thing::Platform).await?;
     Ok(Json(List { data: app.routing().providers.values().map(|provider| shown(provider)).collect() }))
 }
 

@@ -26,7 +26,9 @@ pub async fn show(caller: Caller, Id(id): Id<RequestId>) -> Result<Json<Receipt>
     let missing = || ChangeRefused::Missing { what: "receipt", id: id.to_string() };
     let told = told.ok_or_else(missing)?;
     let tenant = told.event.reserved.spender.tenant.clone();
-    let app = caller.may(Act::ShowReceipt, &Thing::Told { tenant, what: "receipt", name: id.to_string() })?;
+    let app = caller
+        .may(Act::ShowReceipt, &Thing::Told { tenant, what: "receipt", name: id.to_string(), part: true })
+        .await?;
     Ok(Json(receipt::issue(&app, &told)))
 }
 
@@ -36,7 +38,7 @@ pub async fn show(caller: Caller, Id(id): Id<RequestId>) -> Result<Json<Receipt>
 #[utoipa::path(get, path = "/admin/v1/receipts/keys", operation_id = "list_receipt_keys", tag = "usage",
     responses((status = 200, description = "A JWK set", body = ReceiptKeys), Refusals))]
 pub async fn keys(caller: Caller) -> Result<Json<ReceiptKeys>, Refused> {
-    let app = caller.may(Act::ListReceiptKeys, &Thing::Shared)?;
+    let app = caller.may(Act::ListReceiptKeys, &Thing::Shared).await?;
     Ok(Json(receipt::keys(&app)))
 }
 
@@ -44,7 +46,7 @@ pub async fn keys(caller: Caller) -> Result<Json<ReceiptKeys>, Refused> {
 #[utoipa::path(post, path = "/admin/v1/receipts/keys", operation_id = "rotate_receipt_key", tag = "usage",
     responses((status = 201, description = "All keys, the new one first", body = ReceiptKeys), Refusals))]
 pub async fn rotate_key(caller: Caller) -> Result<(StatusCode, Json<ReceiptKeys>), Refused> {
-    let app = caller.may(Act::RotateReceiptKey, &Thing::Platform)?;
+    let app = caller.may(Act::RotateReceiptKey, &Thing::Platform).await?;
     let rotating = Arc::clone(&app);
     aside(move || rotating.vault.rotate_receipt_key()).await??;
     Ok((StatusCode::CREATED, Json(receipt::keys(&app))))

@@ -47,7 +47,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
     request_body = Reconciliation,
     responses((status = 200, description = "What agrees, and what does not", body = ReconciliationPart), Refusals))]
 pub async fn reconcile(caller: Caller, Body(asked): Body<Reconciliation>) -> Result<Json<ReconciliationPart>, Refused> {
-    let app = caller.may(Act::ReconcileLedger, &Thing::Platform)?;
+    let app = caller.may(Act::ReconcileLedger, &Thing::Platform).await?;
     let piece = Piece::read(&app, asked)?;
     let turn = ADJUSTING.lock().await;
     // The turn goes with the work: if the caller leaves, the work goes on, and nobody else may begin.
@@ -67,7 +67,7 @@ pub async fn buckets(
     caller: Caller,
     Asked(wanted): Asked<LedgerBucketsQuery>,
 ) -> Result<Json<List<LedgerBucket>>, Refused> {
-    let app = caller.may(Act::ListLedgerBuckets, &Thing::Platform)?;
+    let app = caller.may(Act::ListLedgerBuckets, &Thing::Platform).await?;
     let buckets = buckets_wanted(&wanted)?;
     let ended = ask(&app, move |reader| reader.ended(&buckets)).await?;
     Ok(Json(List { data: ended.iter().map(bucket_shown).collect() }))

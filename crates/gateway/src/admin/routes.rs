@@ -12,7 +12,7 @@ use crate::config::Route;
 #[utoipa::path(get, path = "/admin/v1/routes", operation_id = "list_routes", tag = "configuration",
     responses((status = 200, description = "Routes, by name", body = List<RouteInfo>), Refusals))]
 pub async fn list(caller: Caller) -> Result<Json<List<RouteInfo>>, Refused> {
-    let app = caller.may(Act::ListRoutes, &Thing::Shared)?;
+    let app = caller.may(Act::ListRoutes, &Thing::Shared).await?;
     Ok(Json(List { data: app.routing().routes.values().map(|route| shown(route)).collect() }))
 }
 

@@ -10,6 +10,7 @@ use tollgate_guard::Act;
 use tollgate_types::directory::{self, Change, Plan};
 use tollgate_types::{PlanId, ProjectId, TenantId, Zone};
 
+use super::approvals;
 use super::caller::{Caller, Thing};
 use super::durable::{aside, change};
 use super::extract::{Body, Id, id, optional_id};
@@ -26,7 +27,7 @@ static SETTING: Mutex<()> = Mutex::const_new(());
 #[utoipa::path(post, path = "/admin/v1/tenants", operation_id = "create_tenant", tag = "tenants", request_body = NewTenant,
     responses((status = 201, description = "Created", body = Tenant), Refusals))]
 pub async fn create(caller: Caller, Body(new): Body<NewTenant>) -> Result<(StatusCode, Json<Tenant>), Refused> {
-    let app = caller.may(Act::CreateTenant, &Thing::Platform)?;
+    let app = caller.may(Act::CreateTenant, &Thing::Platform).await?;
     let tenant: TenantId = id("id", &new.id)?;
     let plan: PlanId = id("plan", new.plan.as_deref().unwrap_or(Plan::STANDARD))?;
     label::check(new.name.as_ref())?;
@@ -51,12 +52,17 @@ pub async fn set(
     Id(tenant): Id<TenantId>,
     Body(settings): Body<TenantSettings>,
 ) -> Result<Json<Tenant>, Refused> {
-    let app = caller.may(Act::SetTenant, &Thing::Tenant(tenant.clone()))?;
+    let app = caller.may(Act::SetTenant, &Thing::Tenant(tenant.clone())).await?;
     let plan: Option<PlanId> = optional_id("plan", settings.plan.as_ref())?;
     let zone: Option<Zone> = optional_id("time_zone", settings.time_zone.as_ref())?;
     let tariff = settings.tariff.map(|given| given.as_ref().map(tariffs::read).transpose()).transpose()?;
     let _one_at_a_time = SETTING.lock().await;
     let now = app.books.with_directory(|directory| directory.tenant(&tenant).cloned())?;
+    let watched = app.books.with_directory(|directory| directory.oversight_of(&tenant).second_human);
+    if watched && plan.as_ref().is_some_and(|plan| *plan != now.plan) {
+        let what = format!("move tenant {tenant} from plan {} to another", now.plan);
+        approvals::agreed(&caller, Act::SetTenant, &Thing::Tenant(tenant.clone()), &what).await?;
+    }
     let changed = Change::TenantChanged {
         id: tenant.clone(),
         plan: plan.unwrap_or(now.plan),
@@ -72,7 +78,7 @@ pub async fn set(
 #[utoipa::path(get, path = "/admin/v1/tenants", operation_id = "list_tenants", tag = "tenants",
     responses((status = 200, description = "All tenants, by id", body = List<Tenant>), Refusals))]
 pub async fn list(caller: Caller) -> Result<Json<List<Tenant>>, Refused> {
-    let app = caller.may(Act::ListTenants, &Thing::Platform)?;
+    let app = caller.may(Act::ListTenants, &Thing::Platform).await?;
     let tenants: Vec<_> = app.books.with_directory(|directory| directory.tenants.values().cloned().collect());
     Ok(Json(List { data: tenants.iter().map(|tenant| shown(&app, tenant)).collect() }))
 }
@@ -81,7 +87,7 @@ pub async fn list(caller: Caller) -> Result<Json<List<Tenant>>, Refused> {
 #[utoipa::path(get, path = "/admin/v1/tenants/{id}", operation_id = "show_tenant", tag = "tenants", params(("id" = String, Path, example = "demo")),
     responses((status = 200, description = "The tenant", body = Tenant), Refusals))]
 pub async fn show(caller: Caller, Id(id): Id<TenantId>) -> Result<Json<Tenant>, Refused> {
-    let app = caller.may(Act::ShowTenant, &Thing::Tenant(id.clone()))?;
+    let app = caller.may(Act::ShowTenant, &Thing::Tenant(id.clone())).await?;
     let tenant = app.books.with_directory(|directory| directory.tenant(&id).cloned())?;
     Ok(Json(shown(&app, &tenant)))
 }

@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 #[utoipa::path(get, path = "/admin/v1/usage", operation_id = "list_usage", tag = "usage", params(UsageQuery),
     responses((status = 200, description = "A page", body = UsagePage), Refusals))]
 pub async fn list(caller: Caller, Asked(wanted): Asked<UsageQuery>) -> Result<Json<UsagePage>, Refused> {
-    let app = caller.may(Act::ListUsage, &Thing::of(wanted.tenant.as_ref())?)?;
+    let app = caller.may(Act::ListUsage, &Thing::of(wanted.tenant.as_ref())?).await?;
     let after: Option<RequestId> = optional_id("after", wanted.after.as_ref())?;
     let limit = match wanted.limit {
         None => PAGE_DEFAULT,
@@ -51,7 +51,7 @@ pub async fn list(caller: Caller, Asked(wanted): Asked<UsageQuery>) -> Result<Js
 #[utoipa::path(get, path = "/admin/v1/usage/summary", operation_id = "summarise_usage", tag = "usage", params(SummaryQuery),
     responses((status = 200, description = "A row for each group that has events", body = List<UsageSummary>), Refusals))]
 pub async fn summary(caller: Caller, Asked(wanted): Asked<SummaryQuery>) -> Result<Json<List<UsageSummary>>, Refused> {
-    let app = caller.may(Act::SummariseUsage, &Thing::of(wanted.tenant.as_ref())?)?;
+    let app = caller.may(Act::SummariseUsage, &Thing::of(wanted.tenant.as_ref())?).await?;
     let filter = UsageFilter {
         tenant: known_tenant(&app, wanted.tenant.as_ref())?,
         from: optional_time("from", wanted.from.as_ref())?,

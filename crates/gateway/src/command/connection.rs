@@ -22,6 +22,9 @@ pub struct Connection {
         help_heading = "Connection"
     )]
     pub admin_key: Option<AdminKey>,
+    /// Number of the approval by which it is done, where a second human was needed
+    #[arg(long, value_name = "ID", global = true, help_heading = "Connection")]
+    pub approval: Option<String>,
 }
 
 /// The key itself, or where it lies. Never printed.
@@ -48,7 +51,11 @@ impl Connection {
                     .to_owned(),
             )
         })?;
-        Ok(AdminClient::new(&self.url, &key.read()?)?)
+        let client = AdminClient::new(&self.url, &key.read()?)?;
+        Ok(match &self.approval {
+            Some(approval) => client.with_approval(approval)?,
+            None => client,
+        })
     }
 }
 
@@ -96,8 +103,8 @@ impl From<ClientError> for Failure {
                 None => message,
             }),
             ClientError::Refused { status: 401, .. } => Self::Failed(
-                "the gateway does not know this admin key (401): TOLLGATE_ADMIN_KEY must be what its [secrets] admin_key \
-                 refers to"
+                "the gateway does not know this key (401): TOLLGATE_ADMIN_KEY must be what its [secrets] admin_key refers to, a \
+                 service key, or the token that /auth shows to whoever signed in"
                     .to_owned(),
             ),
             ClientError::Refused { status, message, .. } => Self::Failed(format!("{message} ({status})")),

@@ -248,7 +248,7 @@ mod tests {
         };
         assert_eq!(address(&config("0.0.0.0:9000")), "http://127.0.0.1:9000");
         assert_eq!(address(&config("[::]:9000")), "http://[::1]:9000");
-        let mut connection = Connection { url: Connection::DEFAULT_URL.into(), admin_key: None };
+        let mut connection = Connection { url: Connection::DEFAULT_URL.into(), admin_key: None, approval: None };
         connection.url_if_unsaid(|| address(&config("127.0.0.1:9001")));
         assert_eq!(connection.url, "http://127.0.0.1:9001");
         connection.url_if_unsaid(|| "http://elsewhere".into());

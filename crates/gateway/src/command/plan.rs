@@ -51,6 +51,12 @@ struct Set {
     /// Held, and posted as bounded, for a request with no bound on its cost; if left out, such a request is refused
     #[arg(long, value_name = "USD", value_parser = PicoUsd::parse_usd)]
     unbounded_hold_usd: Option<PicoUsd>,
+    /// Raising a cap of whoever is on it needs a second human; so does giving this up
+    #[arg(long)]
+    second_human: bool,
+    /// Audit entries of whoever is on it are kept for so many days; for ever if left out
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    audit_days: Option<u32>,
 }
 
 /// From what work costs to what a tenant pays for it.
@@ -100,6 +106,8 @@ impl Set {
             parallel_requests: self.parallel_requests,
             unpriced_hold_usd: self.unpriced_hold_usd.map(|hold| hold.to_string()),
             unbounded_hold_usd: self.unbounded_hold_usd.map(|hold| hold.to_string()),
+            second_human: self.second_human,
+            audit_days: self.audit_days,
         }
     }
 }
@@ -147,6 +155,8 @@ fn listed(plans: &[Plan]) -> String {
         Column::Number("PARALLEL"),
         Column::Number("UNPRICED HOLD USD"),
         Column::Number("UNBOUNDED HOLD USD"),
+        Column::Text("SECOND HUMAN"),
+        Column::Number("AUDIT DAYS"),
     ];
     let row = |plan: &Plan| {
         vec![
@@ -159,6 +169,8 @@ fn listed(plans: &[Plan]) -> String {
             or_none(plan.parallel_requests),
             or_none(plan.unpriced_hold_usd.as_ref()),
             or_none(plan.unbounded_hold_usd.as_ref()),
+            if plan.second_human { "yes" } else { "no" }.to_owned(),
+            or_none(plan.audit_days),
         ]
     };
     table(&columns, plans.iter().map(row).collect(), "no plans")
@@ -182,11 +194,13 @@ mod tests {
             parallel_requests: None,
             unpriced_hold_usd: Some("0.10".into()),
             unbounded_hold_usd: None,
+            second_human: true,
+            audit_days: None,
         };
         assert_eq!(
             listed(&[plan]),
-            "PLAN      MARK-UP %                   INCLUDED USD  MINIMUM USD  TIGHT BUDGET  PER MINUTE  PARALLEL  UNPRICED HOLD USD  UNBOUNDED HOLD USD\n\
-             standard  20.00, 15.00 above 1000.00         10.00        50.00  clamp                600         -               0.10                   -"
+            "PLAN      MARK-UP %                   INCLUDED USD  MINIMUM USD  TIGHT BUDGET  PER MINUTE  PARALLEL  UNPRICED HOLD USD  UNBOUNDED HOLD USD  SECOND HUMAN  AUDIT DAYS\n\
+             standard  20.00, 15.00 above 1000.00         10.00        50.00  clamp                600         -               0.10                   -  yes                    -"
         );
     }
 

@@ -119,10 +119,11 @@ fn failures_tell_what_to_do_and_map_to_their_exit_codes() {
 
 #[test]
 fn no_admin_key_is_a_bad_argument_that_says_where_to_find_one() {
-    let connection = Connection { url: "http://127.0.0.1:1".into(), admin_key: None };
+    let connection = Connection { url: "http://127.0.0.1:1".into(), admin_key: None, approval: None };
     let failure = connection.client().expect_err("no key");
     assert!(matches!(&failure, Failure::Arguments(said) if said.contains("TOLLGATE_ADMIN_KEY")), "{failure}");
-    let missing = Connection { url: "http://127.0.0.1:1".into(), admin_key: "file:/nonexistent".parse().ok() };
+    let missing =
+        Connection { url: "http://127.0.0.1:1".into(), admin_key: "file:/nonexistent".parse().ok(), approval: None };
     assert!(missing.client().expect_err("no file").to_string().contains("/nonexistent"));
 }
 
@@ -132,7 +133,9 @@ fn a_key_may_lie_in_a_file() {
     let path = dir.path().join("admin.key");
     tollgate_store::store::write_atomically(&path, b"tga_abc\n").expect("written");
     let admin_key = format!("file:{}", path.display()).parse().ok();
-    Connection { url: "http://127.0.0.1:1".into(), admin_key }.client().expect("a key without its newline");
+    Connection { url: "http://127.0.0.1:1".into(), admin_key, approval: None }
+        .client()
+        .expect("a key without its newline");
 }
 
 #[test]

@@ -5,7 +5,10 @@ use std::fmt::Write;
 use schemars::schema_for;
 use serde_json::Value;
 
-use super::{RawConfig, RawLog, RawPolicy, RawPrices, RawProvider, RawReceipts, RawSecrets, RawServer, RawStore};
+use super::{
+    RawAccess, RawAccessRole, RawConfig, RawLog, RawOidc, RawPolicy, RawPrices, RawProvider, RawReceipts, RawSecrets,
+    RawServer, RawStore,
+};
 
 /// The whole page.
 pub fn markdown() -> String {
@@ -25,6 +28,9 @@ pub fn markdown() -> String {
     section(&mut page, "[prices]", &schema_for!(RawPrices).to_value());
     section(&mut page, "[receipts]", &schema_for!(RawReceipts).to_value());
     section(&mut page, "[policy]", &schema_for!(RawPolicy).to_value());
+    section(&mut page, "[access]", &schema_for!(RawAccess).to_value());
+    section(&mut page, "[access.oidc]", &schema_for!(RawOidc).to_value());
+    section(&mut page, "[[access.roles]]", &schema_for!(RawAccessRole).to_value());
     section(&mut page, "[log]", &schema_for!(RawLog).to_value());
     section(&mut page, "[providers.NAME]", &schema_for!(RawProvider).to_value());
     presets(&mut page);
@@ -32,7 +38,7 @@ pub fn markdown() -> String {
     let known = schema_for!(RawConfig).to_value();
     debug_assert_eq!(
         known["properties"].as_object().map(serde_json::Map::len),
-        Some(9),
+        Some(10),
         "a new section needs its part"
     );
     page

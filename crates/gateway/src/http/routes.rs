@@ -1,5 +1,6 @@
 //! Every route on one screen.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -11,10 +12,10 @@ use tollgate_types::{Refusal, Surface};
 use super::body::Body;
 use super::{headers, refusal};
 use crate::app::App;
-use crate::{admin, pipeline, questions};
+use crate::{access, admin, pipeline, questions};
 
 /// Answers one request. Never fails: whatever is refused or goes wrong is an answer too.
-pub async fn handle(app: Arc<App>, request: Request<Incoming>) -> Response<Body> {
+pub async fn handle(app: Arc<App>, peer: IpAddr, request: Request<Incoming>) -> Response<Body> {
     let id = app.request_ids.next(app.clock().now());
     let path = request.uri().path();
     let (tenant, rest) = split_tenant(path);
@@ -27,21 +28,24 @@ pub async fn handle(app: Arc<App>, request: Request<Incoming>) -> Response<Body>
             let tenant = tenant.map(str::to_owned);
             pipeline::serve(&app, Surface::Embeddings, id, tenant.as_deref(), request).await
         }
-        (&Method::GET, "/v1/models") => questions::models(&app, tenant, request.headers()),
+        (&Method::GET, "/v1/models") => questions::models(&app, id, tenant, request.headers()),
         (&Method::GET, rest) if rest.starts_with("/v1/models/") => {
-            questions::model(&app, tenant, request.headers(), &rest["/v1/models/".len()..])
+            questions::model(&app, id, tenant, request.headers(), &rest["/v1/models/".len()..])
         }
         (&Method::GET, "/v1/receipts/keys") => Ok(questions::receipt_keys(&app)),
         (&Method::GET, "/.well-known/tollgate-receipt-keys.json") if tenant.is_none() => {
             Ok(questions::receipt_keys(&app))
         }
         (&Method::GET, rest) if rest.starts_with("/v1/receipts/") => {
-            questions::receipt(&app, tenant, request.headers(), &rest["/v1/receipts/".len()..]).await
+            questions::receipt(&app, id, tenant, request.headers(), &rest["/v1/receipts/".len()..]).await
         }
         (&Method::GET, "/healthz") if tenant.is_none() => Ok(text(StatusCode::OK, "ok\n")),
         (&Method::GET, "/readyz") if tenant.is_none() => Ok(ready(&app)),
         (&Method::GET, "/metrics") if tenant.is_none() => metrics(&app, request.headers()),
-        (_, rest) if tenant.is_none() && rest.starts_with("/admin/v1/") => admin::handle(&app, request).await,
+        (_, rest) if tenant.is_none() && rest.starts_with("/admin/v1/") => admin::handle(&app, id, peer, request).await,
+        (_, rest) if tenant.is_none() && (rest == "/auth" || rest.starts_with("/auth/")) => {
+            access::handle(&app, id, peer, request).await
+        }
         _ => Err(Refusal::NotFound),
     };
     let mut response = answered.unwrap_or_else(|refused| {
@@ -71,7 +75,9 @@ fn ready(app: &App) -> Response<Body> {
 
 /// Metrics name tenants: on an address that others reach, they are for the bearer of the admin key.
 fn metrics(app: &App, headers: &HeaderMap) -> Result<Response<Body>, Refusal> {
-    if !app.server.listen.ip().is_loopback() && !admin::has_admin_key(app, headers) {
+    if !app.server.listen.ip().is_loopback()
+        && !headers::api_key(headers).is_some_and(|key| access::has_admin_key(app, key))
+    {
         return Err(Refusal::InvalidApiKey);
     }
     let mut response = text(StatusCode::OK, &app.render_metrics());

@@ -10,14 +10,17 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use tollgate_guard::Role;
-use tollgate_types::TenantId;
+use tollgate_types::access::{Approval, Person};
+use tollgate_types::directory::Change;
+use tollgate_types::{TenantId, Timestamp};
 
 use super::*;
+use crate::access::Grant;
 
 const MATRIX: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/access-matrix.txt");
 
-/// An operation as it is asked: `{t}` is a tenant, `{k}` its key, `{r}` a request of its. Without a `{t}`, `{k}` or `{r}` it
-/// is the platform's or everybody's.
+/// An operation as it is asked: `{t}` is a tenant, `{k}` its key, `{r}` a request of its, `{s}` a service key, `{a}` what waits
+/// for a second human there. Without one of these it is the platform's or everybody's.
 #[derive(Clone)]
 pub struct Question {
     pub operation: &'static str,
@@ -34,7 +37,7 @@ impl Question {
 
     /// Whether it names a tenant, or something of one.
     fn is_somebodys(&self) -> bool {
-        ["{t}", "{k}", "{r}"].iter().any(|name| self.path.contains(name) || self.body.contains(name))
+        ["{t}", "{k}", "{r}", "{s}", "{a}"].iter().any(|name| self.path.contains(name) || self.body.contains(name))
     }
 }
 
@@ -54,6 +57,18 @@ pub const QUESTIONS: &[Question] = &[
     ask("list_keys", Method::GET, "/admin/v1/keys?tenant={t}", ""),
     ask("create_key", Method::POST, "/admin/v1/keys", r#"{"tenant":"{t}"}"#),
     ask("revoke_key", Method::DELETE, "/admin/v1/keys/{k}", ""),
+    ask("list_service_keys", Method::GET, "/admin/v1/service-keys", ""),
+    ask("list_service_keys", Method::GET, "/admin/v1/service-keys?tenant={t}", ""),
+    ask("create_service_key", Method::POST, "/admin/v1/service-keys", r#"{"role":"auditor"}"#),
+    ask("create_service_key", Method::POST, "/admin/v1/service-keys", r#"{"role":"auditor","tenant":"{t}"}"#),
+    ask("revoke_service_key", Method::DELETE, "/admin/v1/service-keys/{s}", ""),
+    ask("show_me", Method::GET, "/admin/v1/access/me", ""),
+    ask("list_sessions", Method::GET, "/admin/v1/access/sessions", ""),
+    ask("end_sessions", Method::DELETE, "/admin/v1/access/sessions?subject=nobody", ""),
+    ask("break_glass", Method::POST, "/admin/v1/access/break-glass", r#"{"reason":"fire","minutes":0}"#),
+    ask("list_approvals", Method::GET, "/admin/v1/approvals", ""),
+    ask("list_approvals", Method::GET, "/admin/v1/approvals?tenant={t}", ""),
+    ask("decide_approval", Method::POST, "/admin/v1/approvals/{a}", r#"{"approve":false}"#),
     ask("list_plans", Method::GET, "/admin/v1/plans", ""),
     ask("set_plan", Method::PUT, "/admin/v1/plans/gold", r#"{"markup_percent":"1"}"#),
     ask("list_budgets", Method::GET, "/admin/v1/budgets", ""),
@@ -125,6 +140,14 @@ pub struct Room {
     pub tenant: String,
     pub key: String,
     pub request: String,
+    pub service_key: String,
+    pub approval: String,
+}
+
+/// A person with one role.
+pub fn somebody(role: Role, tenant: Option<TenantId>) -> Operator {
+    let person = Person { subject: "ada".into(), name: "ada@example.com".into() };
+    Operator::person(person, [Grant { role, tenant }])
 }
 
 fn operators() -> Vec<(String, Option<Operator>)> {
@@ -132,7 +155,7 @@ fn operators() -> Vec<(String, Option<Operator>)> {
     let people = [None, Some(own)].into_iter().flat_map(|tenant| {
         Role::ALL.iter().map(move |role| {
             let name = format!("{}{}", if tenant.is_some() { "own/" } else { "" }, role.name());
-            (name, Some(Operator { role: *role, tenant: tenant.clone() }))
+            (name, Some(somebody(*role, tenant.clone())))
         })
     });
     [("nobody".to_owned(), None)].into_iter().chain(people).collect()
@@ -142,7 +165,31 @@ async fn room(gateway: &Gateway, tenant: &str, number: u128) -> Room {
     gateway.tenant(tenant).await;
     let key = gateway.key(tenant).await["id"].as_str().expect("an id").to_owned();
     let request = gateway.spend(tenant, &key, number, 7).to_string();
-    Room { tenant: tenant.to_owned(), key, request }
+    let (service_key, approval) = access_of(gateway, tenant).await;
+    Room { tenant: tenant.to_owned(), key, request, service_key, approval }
+}
+
+/// A service key of the tenant's, and something of its own that waits for a second human.
+pub async fn access_of(gateway: &Gateway, tenant: &str) -> (String, String) {
+    let wanted = json!({"role": "auditor", "tenant": tenant});
+    let (status, made) = gateway.post("/admin/v1/service-keys", wanted).await;
+    assert_eq!(status, 201, "{made}");
+    let approval = Approval {
+        id: format!("a-{tenant}").parse().expect("a slug"),
+        act: "set_limits".into(),
+        request: [0; 32],
+        what: format!("let {tenant} do more").into(),
+        tenant: Some(tenant.parse().expect("a slug")),
+        part: true,
+        asked_by: Actor::AdminKey,
+        asked_at: Timestamp(0),
+        expires_at: gateway.app.clock().now().plus(Duration::from_secs(3_600)),
+        decided: None,
+        used_at: None,
+    };
+    let id = approval.id.to_string();
+    gateway.app.books.change(Change::ApprovalAsked(Box::new(approval))).expect("it is asked for");
+    (made["id"].as_str().expect("an id").to_owned(), id)
 }
 
 /// What came of a question, in a word: it was let through, whatever it then came to; or who asked may not; or there is no such
@@ -153,7 +200,9 @@ fn told(status: StatusCode, body: &Value) -> &'static str {
         StatusCode::UNAUTHORIZED => "who?",
         StatusCode::FORBIDDEN => "no",
         StatusCode::NOT_FOUND
-            if ["tenant", "key", "receipt"].iter().any(|what| said.starts_with(&format!("there is no {what} '"))) =>
+            if ["tenant", "key", "receipt", "service key", "approval"]
+                .iter()
+                .any(|what| said.starts_with(&format!("there is no {what} '"))) =>
         {
             "none"
         }
@@ -169,9 +218,11 @@ pub async fn answered(
     room: &Room,
 ) -> (StatusCode, Value) {
     let filled = |text: &str| text.replace("{t}", &room.tenant).replace("{k}", &room.key).replace("{r}", &room.request);
+    let filled = |text: &str| filled(text).replace("{s}", &room.service_key).replace("{a}", &room.approval);
     let request = Request::builder().method(question.method.clone()).uri(filled(&question.path));
     let request = request.body(Bytes::from(filled(&question.body))).expect("a request");
-    let response = answer(&gateway.app, operator.cloned(), request).await;
+    let operator = operator.cloned().ok_or(Unknown::Nobody);
+    let response = answer(&gateway.app, operator, RequestId(1), request).await;
     let status = response.status();
     let body = response.into_body().collect().await.expect("a whole body").to_bytes();
     (status, serde_json::from_slice(&body).unwrap_or_default())
@@ -186,7 +237,8 @@ async fn every_route_is_in_the_access_matrix_and_does_as_it_says() {
         "# What each role may do, as every route answered when it was asked (crates/gateway/src/admin/tests/access.rs).\n\
          # yes: let through; no: 403 role_denied; none: 404, as of what is not there; who?: 401.\n\
          # Roles under `own/` belong to the tenant `own`, the others to the operator. t: a tenant, k: a key of it, r: a\n\
-         # request of it.\n",
+         # request of it, s: a service key of it, a: what waits there for a second human. All are people: what machines\n\
+         # may not do whatever their role is at the end.\n",
     );
     for question in QUESTIONS {
         let rooms =
@@ -208,6 +260,9 @@ async fn every_route_is_in_the_access_matrix_and_does_as_it_says() {
             }
         }
     }
+    matrix.push_str("\n# Not for machines: ");
+    matrix.push_str(&not_for_machines(&gateway, &own).await.join(" "));
+    matrix.push('\n');
     let known: Vec<&str> = QUESTIONS.iter().map(|question| question.operation).collect();
     for (_, path, operation) in described_operations() {
         assert!(known.contains(&operation.as_str()), "{operation} ({path}) is not asked: add it to QUESTIONS");
@@ -226,20 +281,48 @@ async fn every_route_is_in_the_access_matrix_and_does_as_it_says() {
     assert_eq!(matrix.lines().count(), committed.lines().count(), "docs/access-matrix.txt has other routes");
 }
 
+/// What a machine with all roles there are is not let do, where a person with the same is.
+async fn not_for_machines(gateway: &Gateway, room: &Room) -> Vec<&'static str> {
+    let grants: Vec<_> = Role::ALL.iter().map(|role| Grant { role: *role, tenant: None }).collect();
+    let person = Operator { grants: grants.clone().into(), ..somebody(Role::Auditor, None) };
+    let machine = Operator { grants: grants.into(), ..Operator::admin() };
+    let mut refused = Vec::new();
+    for question in QUESTIONS {
+        let (status, _) = answered(gateway, Some(&person), question, room).await;
+        assert_ne!(status, StatusCode::FORBIDDEN, "{}", question.operation);
+        let (status, _) = answered(gateway, Some(&machine), question, room).await;
+        if status == StatusCode::FORBIDDEN {
+            refused.push(question.operation);
+        }
+    }
+    refused
+}
+
 #[tokio::test]
 async fn what_is_anothers_is_refused_in_the_words_for_what_is_not_there() {
     let gateway = Gateway::start();
     let other = room(&gateway, "other", 1).await;
     let request = RequestId(9).to_string();
-    let nothing = Room { tenant: "nobody".to_owned(), key: "k0".to_owned(), request };
+    let nothing = Room {
+        tenant: "nobody".to_owned(),
+        key: "k0".to_owned(),
+        request,
+        service_key: "s0".to_owned(),
+        approval: "a0".to_owned(),
+    };
     room(&gateway, "own", 2).await;
     for role in Role::ALL {
-        let operator = Operator { role: *role, tenant: Some("own".parse().expect("a slug")) };
+        let operator = somebody(*role, Some("own".parse().expect("a slug")));
         for question in QUESTIONS.iter().filter(|question| question.is_somebodys()) {
             let (status, body) = answered(&gateway, Some(&operator), question, &other).await;
             let (status_of_nothing, body_of_nothing) = answered(&gateway, Some(&operator), question, &nothing).await;
-            let names =
-                [(&other.tenant, &nothing.tenant), (&other.key, &nothing.key), (&other.request, &nothing.request)];
+            let names = [
+                (&other.approval, &nothing.approval),
+                (&other.tenant, &nothing.tenant),
+                (&other.key, &nothing.key),
+                (&other.request, &nothing.request),
+                (&other.service_key, &nothing.service_key),
+            ];
             let body = names.iter().fold(body.to_string(), |text, (is, none)| text.replace(is.as_str(), none));
             let asked = format!("{role:?}: {} {}", question.operation, question.path);
             assert_eq!((status, body), (status_of_nothing, body_of_nothing.to_string()), "{asked}");

@@ -9,7 +9,7 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use tollgate_guard::{Guard, Role, TEXT};
 
-use super::access::{QUESTIONS, Question, Room, answered};
+use super::access::{QUESTIONS, Question, Room, access_of, answered, somebody};
 use super::*;
 
 const TENANTS: usize = 6;
@@ -64,8 +64,9 @@ impl Rooms {
             let cap = json!({"tenant": tenant, "window": "month", "cap_usd": format!("7.{amount}")});
             assert_eq!(gateway.put("/admin/v1/budgets", cap).await.0, 200);
             let request = gateway.spend(&tenant, &key, 1_000 + number as u128, amount).to_string();
-            words.push(vec![word, amount.to_string(), key.clone(), secret, request.clone()]);
-            rooms.push(Room { tenant, key, request });
+            let (service_key, approval) = access_of(&gateway, &tenant).await;
+            words.push(vec![word, amount.to_string(), key.clone(), secret, request.clone(), service_key.clone()]);
+            rooms.push(Room { tenant, key, request, service_key, approval });
         }
         Self { gateway, rooms, words, random }
     }
@@ -76,11 +77,15 @@ impl Rooms {
         for _ in 0..operations {
             let me = self.random.random_range(0..TENANTS);
             let role = *Role::ALL.choose(&mut self.random).expect("there are roles");
-            let operator = Operator { role, tenant: Some(self.rooms[me].tenant.parse().expect("a slug")) };
+            let operator = somebody(role, Some(self.rooms[me].tenant.parse().expect("a slug")));
             let (question, room) = self.question(me);
             let (status, body) = answered(&self.gateway, Some(&operator), &question, &room).await;
             let body = body.to_string();
-            let asked = format!("{} {:?}", question.path, [&room.tenant, &room.key, &room.request]) + &question.body;
+            let asked = format!(
+                "{} {:?}",
+                question.path,
+                [&room.tenant, &room.key, &room.request, &room.service_key, &room.approval]
+            ) + &question.body;
             for (who, words) in self.words.iter().enumerate().filter(|(who, _)| *who != me) {
                 for word in words.iter().filter(|word| body.contains(*word) && !asked.contains(*word)) {
                     leaks
@@ -108,6 +113,8 @@ impl Rooms {
             tenant: pick(&mine.tenant, &theirs.tenant),
             key: pick(&mine.key, &theirs.key),
             request: pick(&mine.request, &theirs.request),
+            service_key: pick(&mine.service_key, &theirs.service_key),
+            approval: pick(&mine.approval, &theirs.approval),
         };
         let mut question = QUESTIONS.choose(&mut self.random).expect("there are questions").clone();
         if question.operation == "list_usage" {

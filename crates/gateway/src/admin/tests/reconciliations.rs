@@ -118,7 +118,7 @@ async fn a_bill_is_compared_then_written_and_then_agrees() {
     let (_, receipt) = gateway.get(&format!("/admin/v1/receipts/{bounded}")).await;
     assert_eq!((&receipt["confidence"], &receipt["cost_picousd"]), (&json!("measured"), &json!("500")));
 
-    let Gateway { app, store, dir } = gateway;
+    let Gateway { app, store, dir, .. } = gateway;
     drop(app);
     store.close();
     let report = tollgate_store::verify::verify(&dir.path().join("data"), |_, _| ()).expect("readable");

@@ -374,6 +374,7 @@ impl Line<'_> {
         self.text("act", &approval.act);
         self.text("what", &approval.what);
         self.hex("asked_sha256", &approval.request);
+        self.plain("part", approval.part);
         self.actor("by", &approval.asked_by);
         self.shown("expires_at", approval.expires_at);
     }

@@ -113,6 +113,7 @@ pub fn all_kinds() -> Vec<Record> {
             request: [9; 32],
             what: "raise the cap".into(),
             tenant,
+            part: false,
             asked_by: ada(),
             asked_at: at(5),
             expires_at: at(500),

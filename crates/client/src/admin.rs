@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
-use http::{HeaderValue, Method, Request, StatusCode, Uri};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -335,6 +336,59 @@ impl AdminClient {
     }
 }
 
+// === impl AdminClient: the audit log ===
+
+impl AdminClient {
+    /// Entries, the newest first.
+    pub async fn audit(&self, wanted: &crate::AuditQuery) -> Result<crate::AuditPage, ClientError> {
+        let (before, limit) = (wanted.before.map(|n| n.to_string()), wanted.limit.map(|limit| limit.to_string()));
+        let selected =
+            query(&[("tenant", wanted.tenant.as_deref()), ("before", before.as_deref()), ("limit", limit.as_deref())]);
+        self.get(&format!("/audit{selected}")).await
+    }
+
+    /// One entry, with what proves that it is in the log.
+    pub async fn audit_entry(&self, n: u64) -> Result<crate::AuditProof, ClientError> {
+        self.get(&format!("/audit/{n}")).await
+    }
+
+    /// The newest signed root; `from`: and what shows that it grew out of the log of so many entries.
+    pub async fn audit_checkpoint(&self, from: Option<u64>) -> Result<crate::AuditCheckpoint, ClientError> {
+        let from = from.map(|from| from.to_string());
+        self.get(&format!("/audit/checkpoint{}", query(&[("from", from.as_deref())]))).await
+    }
+
+    /// Entries from the first on, piece by piece as they come; until `take` says no. It may take as long as it takes, as long
+    /// as something comes.
+    ///
+    /// # Errors
+    /// Also where it broke off: what was taken is then not all of it.
+    pub async fn export_audit(
+        &self,
+        wanted: &crate::AuditExport,
+        mut take: impl FnMut(&[u8]) -> bool,
+    ) -> Result<(), ClientError> {
+        let format = wanted.format.map(crate::AuditFormat::name);
+        let selected = query(&[("tenant", wanted.tenant.as_deref()), ("format", format)]);
+        let path = format!("/admin/v1/audit/export{selected}");
+        let mut response = self.within_deadline(self.open(Method::GET, &path, None)).await?;
+        let status = response.status();
+        if !status.is_success() {
+            let answer = Limited::new(response.into_body(), Self::ANSWER_BYTES_MAX).collect().await;
+            let answer = answer.map_err(|error| self.malformed(status, error.to_string()))?;
+            return Err(self.refused(status, &answer.to_bytes()));
+        }
+        loop {
+            let frame = self.within_deadline(async { Ok(response.body_mut().frame().await) }).await?;
+            let Some(frame) = frame else { return Ok(()) };
+            let frame = frame.map_err(|error| self.malformed(status, format!("it broke off: {error}")))?;
+            if frame.data_ref().is_some_and(|piece| !take(piece)) {
+                return Ok(());
+            }
+        }
+    }
+}
+
 fn policy_of(of: &crate::PolicyOf) -> String {
     let platform = of.platform.then_some("true");
     query(&[("tenant", of.tenant.as_deref()), ("plan", of.plan.as_deref()), ("platform", platform)])
@@ -438,6 +492,15 @@ impl AdminClient {
         path: &str,
         body: Option<Body>,
     ) -> Result<(StatusCode, Bytes), ClientError> {
+        let response = self.open(method, path, body).await?;
+        let status = response.status();
+        let answer = Limited::new(response.into_body(), Self::ANSWER_BYTES_MAX).collect().await;
+        let answer = answer.map_err(|error| self.malformed(status, error.to_string()))?;
+        Ok((status, answer.to_bytes()))
+    }
+
+    /// The answer's head; its body is still to be read.
+    async fn open(&self, method: Method, path: &str, body: Option<Body>) -> Result<Response<Incoming>, ClientError> {
         let mut request = Request::builder()
             .method(method)
             .uri(format!("{}{path}", self.base))
@@ -452,11 +515,7 @@ impl AdminClient {
         let request = request
             .body(Full::new(body.map(|body| body.bytes).unwrap_or_default()))
             .map_err(|_| ClientError::InvalidUrl { url: self.base.clone() })?;
-        let response = self.http.request(request).await.map_err(|error| self.unreachable(&error))?;
-        let status = response.status();
-        let answer = Limited::new(response.into_body(), Self::ANSWER_BYTES_MAX).collect().await;
-        let answer = answer.map_err(|error| self.malformed(status, error.to_string()))?;
-        Ok((status, answer.to_bytes()))
+        self.http.request(request).await.map_err(|error| self.unreachable(&error))
     }
 
     fn unreachable(&self, error: &(dyn std::error::Error + 'static)) -> ClientError {

@@ -9,6 +9,7 @@
 mod access;
 #[cfg(feature = "http")]
 mod admin;
+mod audit;
 mod bill;
 mod budget;
 mod error;
@@ -30,6 +31,7 @@ pub use access::{
 };
 #[cfg(feature = "http")]
 pub use admin::{AdminClient, ClientError};
+pub use audit::{AuditCheckpoint, AuditExport, AuditFormat, AuditPage, AuditProof, AuditQuery, AuditSince};
 pub use bill::{Bill, BillAdjustment, BillLine, BillQuery};
 pub use budget::{Basis, Budget, BudgetAlert, BudgetScope, BudgetSelector, BudgetSetting, Whose, Window};
 pub use error::{ErrorBody, ErrorDetail};

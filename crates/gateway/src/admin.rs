@@ -4,6 +4,7 @@
 //! It judges nothing itself: the directory and the books say what may be, here it is said in HTTP.
 
 mod approvals;
+mod audit;
 mod bills;
 mod budgets;
 mod caller;
@@ -41,7 +42,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use tollgate_admission::price::BOOK_BYTES_MAX;
-use tollgate_client::{ErrorBody, ErrorDetail};
+use tollgate_client::{AuditFormat, ErrorBody, ErrorDetail};
 use tollgate_types::access::Actor;
 use tollgate_types::audit::Phase;
 use tollgate_types::{Refusal, RequestId};
@@ -53,7 +54,7 @@ use self::caller::{Asked, Gate};
 use self::refused::{Code, Refused};
 use crate::access::{self, Operator, Unknown};
 use crate::app::App;
-use crate::audit;
+use crate::audit as noted;
 use crate::http::body::{self, Body};
 
 /// Largest body of a request, but for a price book's and a piece of a bill's.
@@ -76,6 +77,10 @@ fn router() -> Router<Gate> {
         .route("/admin/v1/access/break-glass", post(people::break_glass))
         .route("/admin/v1/approvals", get(approvals::list))
         .route("/admin/v1/approvals/{id}", post(approvals::decide))
+        .route("/admin/v1/audit", get(audit::list))
+        .route("/admin/v1/audit/checkpoint", get(audit::checkpoint))
+        .route("/admin/v1/audit/export", get(audit::export))
+        .route("/admin/v1/audit/{n}", get(audit::show))
         .route("/admin/v1/plans", get(plans::list))
         .route("/admin/v1/plans/{id}", put(plans::set))
         .route("/admin/v1/budgets", get(budgets::list).put(budgets::set).delete(budgets::remove))
@@ -139,8 +144,8 @@ async fn answer(
         Err(_) if head.uri.path() == DESCRIPTION => {}
         Err(unknown) => {
             let refused = refused_to(unknown);
-            let act = audit::Act::of(id, Actor::Nobody, "control_plane");
-            audit::denied(app, &act, refused.status().as_u16(), refused.code());
+            let act = noted::Act::of(id, Actor::Nobody, "control_plane");
+            noted::denied(app, &act, refused.status().as_u16(), refused.code());
             return refused.into_response();
         }
     }
@@ -171,7 +176,7 @@ impl Drop for Ends<'_> {
     fn drop(&mut self) {
         let Some(begun) = self.asked.begun.get() else { return };
         let (status, code) = self.outcome.map_or((None, Some("broke_off")), |(status, code)| (Some(status), code));
-        if let Err(error) = audit::note(self.app, begun, Phase::Completed, status, code) {
+        if let Err(error) = noted::note(self.app, begun, Phase::Completed, status, code) {
             tracing::error!(%error, act = begun.act, "it was not noted what came of an act: the journal cannot be written");
         }
     }
@@ -221,11 +226,12 @@ pub fn openapi_json() -> String {
         service_keys::list, service_keys::create, service_keys::revoke,
         people::me, people::sessions, people::end, people::break_glass,
         approvals::list, approvals::decide,
+        audit::list, audit::show, audit::checkpoint, audit::export,
         ledger::show, reconciliations::reconcile, reconciliations::buckets,
         routes::list,
         providers::list,
     ),
-    components(schemas(ErrorBody, ErrorDetail)),
+    components(schemas(ErrorBody, ErrorDetail, AuditFormat)),
     modifiers(&AdminKey),
     security(("admin_key" = []))
 )]

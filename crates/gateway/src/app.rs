@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use ring::rand::{SecureRandom, SystemRandom};
 use tollgate_admission::Admission;
 use tollgate_admission::price::{PriceBook, PriceBooks, SHIPPED};
+use tollgate_audit::note::Verifier;
 use tollgate_guard::Guard;
 use tollgate_ledger::Books;
 use tollgate_policy::signature::VerifyingKey;
@@ -56,6 +57,8 @@ pub struct App {
     /// How people and machines get into the control plane.
     pub access: Access,
     pub denials: Denials,
+    /// What verifies the audit log's checkpoints.
+    pub audit_key: Verifier,
     /// The store's folder.
     pub dir: PathBuf,
     routing: ArcSwap<Routing>,
@@ -135,6 +138,7 @@ impl App {
             decisions: Decisions::default(),
             access: Access::new(config.access.as_ref()),
             denials: Denials::default(),
+            audit_key: store.audit_key.clone(),
             dir: store.dir.clone(),
             routing: ArcSwap::from_pointee(config.routing.clone()),
             draining: AtomicBool::new(false),

@@ -6,13 +6,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tollgate_ledger::books::ChangeError;
+use tollgate_store::audit::retention::{self, Erased};
 use tollgate_store::journal::Sequence;
+use tollgate_store::store::Layout;
 use tollgate_types::access::Actor;
 use tollgate_types::audit::{AuditEntry, Phase, shortened};
 use tollgate_types::{RequestId, TenantId, Timestamp};
 
 use crate::app::App;
 
+const DAY: Duration = Duration::from_secs(24 * 3_600);
 /// Denials that are alike are noted once at first; those that follow within this time are counted, and noted together.
 const TOGETHER: Duration = Duration::from_secs(60);
 /// Kinds of denials that are told apart. Beyond them only the act is: whoever floods us does not fill the log.
@@ -127,6 +130,32 @@ pub fn denied(app: &App, act: &Act, status: u16, code: &'static str) {
 pub fn tell_denials(app: &App, all: bool) {
     for (code, counted) in app.denials.over(app.clock().now(), all) {
         write(app, &counted.last.entry(Phase::Denied, Some(counted.status), Some(code), counted.more));
+    }
+}
+
+/// Erases what is older than the plans of those whose it is keep it. Blocks: it reads the whole log.
+pub fn retain(app: &App) {
+    let now = app.clock().now();
+    let cutoffs: HashMap<TenantId, Timestamp> = app.books.with_directory(|directory| {
+        let days = |tenant: &TenantId| directory.oversight_of(tenant).audit_days;
+        let cutoff = |days: u32| now.minus(DAY.saturating_mul(days));
+        directory.tenants.keys().filter_map(|tenant| Some((tenant.clone(), cutoff(days(tenant)?)))).collect()
+    });
+    if cutoffs.is_empty() {
+        return;
+    }
+    let layout = Layout::of(&app.dir);
+    match retention::retain(&layout, |tenant| tenant.and_then(|tenant| cutoffs.get(tenant).copied())) {
+        Ok(Erased { entries: 0, .. }) => {}
+        Ok(Erased { entries, .. }) => {
+            tracing::info!(entries, "erased from the audit log: older than their plans keep them");
+            let act = Act::of(app.request_ids.next(now), Actor::Gateway, "erase_audit");
+            let count = u32::try_from(entries).unwrap_or(u32::MAX);
+            if let Err(error) = app.books.note(act.entry(Phase::Noted, None, None, count)) {
+                tracing::error!(%error, "the erasure was not noted: the journal cannot be written");
+            }
+        }
+        Err(error) => tracing::error!(%error, "nothing could be erased from the audit log"),
     }
 }
 

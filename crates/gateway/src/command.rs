@@ -6,6 +6,7 @@
 //! Exit codes: 0 fine, 1 a check failed or the gateway refused, 2 bad arguments, 64 bad configuration.
 
 mod access;
+mod audit;
 mod budget;
 mod connection;
 mod doctor;
@@ -99,6 +100,9 @@ pub enum Command {
     /// Who may speak to the control plane, and what waits for a second human
     #[command(after_help = "Example:\n  tollgate access approvals")]
     Access(access::AccessArgs),
+    /// The audit log: who did what, and the proof of it
+    #[command(after_help = "Example:\n  tollgate audit list --tenant demo")]
+    Audit(audit::AuditArgs),
     /// Check the configuration, the store, the providers and the running gateway
     #[command(after_help = "Example:\n  tollgate doctor --config tollgate.toml")]
     Doctor(doctor::DoctorArgs),
@@ -189,6 +193,7 @@ fn dispatch(command: Command) -> Result<Answer, Failure> {
         Command::Tenant(args) => wait_for(args.run()),
         Command::Project(args) => wait_for(args.run()),
         Command::Access(args) => wait_for(args.run()),
+        Command::Audit(args) => wait_for(args.run()),
         Command::Key(args) => wait_for(args.run()),
         Command::Plan(args) => wait_for(args.run()),
         Command::Budget(args) => wait_for(args.run()),

@@ -37,6 +37,8 @@ use crate::http::routes;
 const BACKLOG: i32 = 4096;
 /// How often the sweep looks for reservations past their deadline.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
+/// How often what is older than its plan keeps it is erased from the audit log.
+const RETAIN_EVERY: Duration = Duration::from_secs(3_600);
 /// How long past its deadline a reservation may be before it is swept: a permit ends itself well before.
 const SWEEP_GRACE: Duration = Duration::from_secs(20);
 /// Requests at a time on one HTTP/2 connection.
@@ -60,13 +62,18 @@ pub fn run(config_path: &Path) -> Result<()> {
     crate::log::start(&config.log)?;
     // What the store writes is for its owner alone, whoever made its folder.
     rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // Before anybody can see us ready: a signal that comes early is not lost.
+    let signals = {
+        let _inside = runtime.enter();
+        Signals::listen()?
+    };
     let running = start(&config, Clock::System)?;
     tracing::info!(
         address = %running.address, workers = config.server.workers, tls = config.server.tls.is_some(),
         store = %config.store.dir.display(), routes = config.routing.routes.len(), "serving"
     );
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(until_stopped(&running.app, config_path, &environment))?;
+    runtime.block_on(until_stopped(&running.app, signals, config_path, &environment))?;
     tracing::info!(patience_s = config.server.drain.as_secs(), "draining");
     running.stop();
     tracing::info!("stopped; the books are closed");
@@ -110,24 +117,46 @@ impl Running {
     }
 }
 
-/// Sweeps and reloads until SIGTERM or SIGINT.
-async fn until_stopped(app: &Arc<App>, config_path: &Path, environment: &Environment) -> Result<()> {
-    let (mut terminate, mut interrupt, mut hangup) =
-        (on(SignalKind::terminate())?, on(SignalKind::interrupt())?, on(SignalKind::hangup())?);
-    let indeterminate_age = Config::load(config_path, environment)?.store.indeterminate_age;
-    let mut sweep = tokio::time::interval(SWEEP_EVERY);
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
-            _ = hangup.recv() => reload(app, config_path, environment),
-            _ = sweep.tick() => tidy_books(app, indeterminate_age),
-        }
+/// What the program is told from outside.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    /// Takes them from now on.
+    fn listen() -> io::Result<Self> {
+        let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        Ok(Self { terminate, interrupt, hangup: signal(SignalKind::hangup())? })
     }
 }
 
-fn on(kind: SignalKind) -> io::Result<Signal> {
-    signal(kind)
+/// Sweeps and reloads until SIGTERM or SIGINT.
+async fn until_stopped(
+    app: &Arc<App>,
+    mut signals: Signals,
+    config_path: &Path,
+    environment: &Environment,
+) -> Result<()> {
+    let indeterminate_age = Config::load(config_path, environment)?.store.indeterminate_age;
+    let mut sweep = tokio::time::interval(SWEEP_EVERY);
+    let mut retain = tokio::time::interval(RETAIN_EVERY);
+    let mut retaining: Option<tokio::task::JoinHandle<()>> = None;
+    loop {
+        tokio::select! {
+            _ = signals.terminate.recv() => return Ok(()),
+            _ = signals.interrupt.recv() => return Ok(()),
+            _ = signals.hangup.recv() => reload(app, config_path, environment),
+            _ = sweep.tick() => tidy_books(app, indeterminate_age),
+            _ = retain.tick() => {
+                if retaining.as_ref().is_none_or(tokio::task::JoinHandle::is_finished) {
+                    let app = Arc::clone(app);
+                    retaining = Some(tokio::task::spawn_blocking(move || audit::retain(&app)));
+                }
+            }
+        }
+    }
 }
 
 fn tidy_books(app: &App, indeterminate_age: Duration) {

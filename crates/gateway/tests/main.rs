@@ -7,6 +7,7 @@
 
 mod access;
 mod alone;
+mod audit;
 mod boundary;
 mod fallbacks;
 mod faults;

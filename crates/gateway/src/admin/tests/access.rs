@@ -20,7 +20,7 @@ use crate::access::Grant;
 const MATRIX: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/access-matrix.txt");
 
 /// An operation as it is asked: `{t}` is a tenant, `{k}` its key, `{r}` a request of its, `{s}` a service key, `{a}` what waits
-/// for a second human there. Without one of these it is the platform's or everybody's.
+/// for a second human there, `{e}` an audit entry of its. Without one of these it is the platform's or everybody's.
 #[derive(Clone)]
 pub struct Question {
     pub operation: &'static str,
@@ -37,7 +37,9 @@ impl Question {
 
     /// Whether it names a tenant, or something of one.
     fn is_somebodys(&self) -> bool {
-        ["{t}", "{k}", "{r}", "{s}", "{a}"].iter().any(|name| self.path.contains(name) || self.body.contains(name))
+        ["{t}", "{k}", "{r}", "{s}", "{a}", "{e}"]
+            .iter()
+            .any(|name| self.path.contains(name) || self.body.contains(name))
     }
 }
 
@@ -69,6 +71,13 @@ pub const QUESTIONS: &[Question] = &[
     ask("list_approvals", Method::GET, "/admin/v1/approvals", ""),
     ask("list_approvals", Method::GET, "/admin/v1/approvals?tenant={t}", ""),
     ask("decide_approval", Method::POST, "/admin/v1/approvals/{a}", r#"{"approve":false}"#),
+    ask("list_audit", Method::GET, "/admin/v1/audit", ""),
+    ask("list_audit", Method::GET, "/admin/v1/audit?tenant={t}", ""),
+    ask("show_audit_entry", Method::GET, "/admin/v1/audit/0", ""),
+    ask("show_audit_entry", Method::GET, "/admin/v1/audit/{e}", ""),
+    ask("show_audit_checkpoint", Method::GET, "/admin/v1/audit/checkpoint", ""),
+    ask("export_audit", Method::GET, "/admin/v1/audit/export?format=ocsf", ""),
+    ask("export_audit", Method::GET, "/admin/v1/audit/export?tenant={t}&format=proof", ""),
     ask("list_plans", Method::GET, "/admin/v1/plans", ""),
     ask("set_plan", Method::PUT, "/admin/v1/plans/gold", r#"{"markup_percent":"1"}"#),
     ask("list_budgets", Method::GET, "/admin/v1/budgets", ""),
@@ -142,6 +151,7 @@ pub struct Room {
     pub request: String,
     pub service_key: String,
     pub approval: String,
+    pub entry: String,
 }
 
 /// A person with one role.
@@ -166,7 +176,15 @@ async fn room(gateway: &Gateway, tenant: &str, number: u128) -> Room {
     let key = gateway.key(tenant).await["id"].as_str().expect("an id").to_owned();
     let request = gateway.spend(tenant, &key, number, 7).to_string();
     let (service_key, approval) = access_of(gateway, tenant).await;
-    Room { tenant: tenant.to_owned(), key, request, service_key, approval }
+    let entry = entry_of(gateway, tenant).await;
+    Room { tenant: tenant.to_owned(), key, request, service_key, approval, entry }
+}
+
+/// The number of the tenant's newest audit entry.
+pub async fn entry_of(gateway: &Gateway, tenant: &str) -> String {
+    let (status, page) = gateway.get(&format!("/admin/v1/audit?tenant={tenant}&limit=1")).await;
+    assert_eq!(status, 200, "{page}");
+    page["data"][0]["n"].to_string()
 }
 
 /// A service key of the tenant's, and something of its own that waits for a second human.
@@ -200,7 +218,7 @@ fn told(status: StatusCode, body: &Value) -> &'static str {
         StatusCode::UNAUTHORIZED => "who?",
         StatusCode::FORBIDDEN => "no",
         StatusCode::NOT_FOUND
-            if ["tenant", "key", "receipt", "service key", "approval"]
+            if ["tenant", "key", "receipt", "service key", "approval", "audit entry"]
                 .iter()
                 .any(|what| said.starts_with(&format!("there is no {what} '"))) =>
         {
@@ -218,7 +236,9 @@ pub async fn answered(
     room: &Room,
 ) -> (StatusCode, Value) {
     let filled = |text: &str| text.replace("{t}", &room.tenant).replace("{k}", &room.key).replace("{r}", &room.request);
-    let filled = |text: &str| filled(text).replace("{s}", &room.service_key).replace("{a}", &room.approval);
+    let filled = |text: &str| {
+        filled(text).replace("{s}", &room.service_key).replace("{a}", &room.approval).replace("{e}", &room.entry)
+    };
     let request = Request::builder().method(question.method.clone()).uri(filled(&question.path));
     let request = request.body(Bytes::from(filled(&question.body))).expect("a request");
     let operator = operator.cloned().ok_or(Unknown::Nobody);
@@ -237,7 +257,8 @@ async fn every_route_is_in_the_access_matrix_and_does_as_it_says() {
         "# What each role may do, as every route answered when it was asked (crates/gateway/src/admin/tests/access.rs).\n\
          # yes: let through; no: 403 role_denied; none: 404, as of what is not there; who?: 401.\n\
          # Roles under `own/` belong to the tenant `own`, the others to the operator. t: a tenant, k: a key of it, r: a\n\
-         # request of it, s: a service key of it, a: what waits there for a second human. All are people: what machines\n\
+         # request of it, s: a service key of it, a: what waits there for a second human, e: an\n\
+         # audit entry of it. All are people: what machines\n\
          # may not do whatever their role is at the end.\n",
     );
     for question in QUESTIONS {
@@ -309,7 +330,9 @@ async fn what_is_anothers_is_refused_in_the_words_for_what_is_not_there() {
         request,
         service_key: "s0".to_owned(),
         approval: "a0".to_owned(),
+        entry: "999999".to_owned(),
     };
+    let named = |room: &Room| format!("entry '{}'", room.entry);
     room(&gateway, "own", 2).await;
     for role in Role::ALL {
         let operator = somebody(*role, Some("own".parse().expect("a slug")));
@@ -322,6 +345,7 @@ async fn what_is_anothers_is_refused_in_the_words_for_what_is_not_there() {
                 (&other.key, &nothing.key),
                 (&other.request, &nothing.request),
                 (&other.service_key, &nothing.service_key),
+                (&named(&other), &named(&nothing)),
             ];
             let body = names.iter().fold(body.to_string(), |text, (is, none)| text.replace(is.as_str(), none));
             let asked = format!("{role:?}: {} {}", question.operation, question.path);

@@ -9,7 +9,7 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use tollgate_guard::{Guard, Role, TEXT};
 
-use super::access::{QUESTIONS, Question, Room, access_of, answered, somebody};
+use super::access::{QUESTIONS, Question, Room, access_of, answered, entry_of, somebody};
 use super::*;
 
 const TENANTS: usize = 6;
@@ -66,7 +66,8 @@ impl Rooms {
             let request = gateway.spend(&tenant, &key, 1_000 + number as u128, amount).to_string();
             let (service_key, approval) = access_of(&gateway, &tenant).await;
             words.push(vec![word, amount.to_string(), key.clone(), secret, request.clone(), service_key.clone()]);
-            rooms.push(Room { tenant, key, request, service_key, approval });
+            let entry = entry_of(&gateway, &tenant).await;
+            rooms.push(Room { tenant, key, request, service_key, approval, entry });
         }
         Self { gateway, rooms, words, random }
     }
@@ -115,6 +116,7 @@ impl Rooms {
             request: pick(&mine.request, &theirs.request),
             service_key: pick(&mine.service_key, &theirs.service_key),
             approval: pick(&mine.approval, &theirs.approval),
+            entry: pick(&mine.entry, &theirs.entry),
         };
         let mut question = QUESTIONS.choose(&mut self.random).expect("there are questions").clone();
         if question.operation == "list_usage" {

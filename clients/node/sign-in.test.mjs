@@ -3,7 +3,7 @@
 
 import assert from "node:assert/strict";
 import { execFileSync, spawnSync } from "node:child_process";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync } from "node:fs";
 import { createServer } from "node:http";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
@@ -172,21 +172,28 @@ test("a second human agrees, and the command line goes on with her token", async
   assert.throws(() => tollgate("access", "me"), "the token ends with the session");
 });
 
-test("the operator's walk is run as it is printed", async () => {
+// The steps of a document, each as it is printed, by whom it names.
+async function walk(name, least) {
   const keys = { operator: process.env.TOLLGATE_ADMIN_KEY };
-  for (const name of ["ada", "grace", "eve"]) {
+  for (const person of ["ada", "grace", "eve"]) {
     const browser = new Browser();
-    await browser.signIn(name);
-    keys[name] = await browser.token();
+    await browser.signIn(person);
+    keys[person] = await browser.token();
   }
-  const walk = readFileSync(join(process.env.TOLLGATE_DOCS, "operating/access.md"), "utf8");
-  const steps = [...walk.matchAll(/<!-- run: (\w+) -->\n```sh\n([^]*?)```/g)];
-  assert.ok(steps.length >= 15, `${steps.length} steps were found`);
-  assert.equal(steps.length, walk.split("```sh").length - 1, "each step says whose it is");
+  const text = readFileSync(join(process.env.TOLLGATE_DOCS, name), "utf8");
+  const steps = [...text.matchAll(/<!-- run: (\w+) -->\n```sh\n([^]*?)```/g)];
+  assert.ok(steps.length >= least, `${steps.length} steps were found`);
+  assert.equal(steps.length, text.split("```sh").length - 1, "each step says whose it is");
+  // A folder as `make up` leaves it.
   const cwd = mkdtempSync(join(tmpdir(), "walk-"));
+  mkdirSync(join(cwd, ".tollgate"));
+  symlinkSync(process.env.TOLLGATE_STORE, join(cwd, ".tollgate/data"));
+  symlinkSync(process.env.TOLLGATE_DOCS, join(cwd, "docs"));
   const path = `${dirname(process.env.TOLLGATE_BIN)}:${process.env.PATH}`;
   for (const [, who, commands] of steps) {
-    const env = { PATH: path, TOLLGATE_URL: GATEWAY, TOLLGATE_ADMIN_KEY: keys[who] };
+    // Whoever was given a key has it from the step before.
+    const key = keys[who] ?? readFileSync(join(cwd, `${who}.key`), "utf8").match(/tgs_\w+/)[0];
+    const env = { PATH: path, TOLLGATE_URL: GATEWAY, TOLLGATE_ADMIN_KEY: key };
     const ended = spawnSync("bash", ["--norc", "-euo", "pipefail", "-c", commands], {
       cwd,
       env,
@@ -197,4 +204,8 @@ test("the operator's walk is run as it is printed", async () => {
     assert.equal(ended.status, expected, `${who}: ${commands}\n${ended.stdout}${ended.stderr}`);
   }
   rmSync(cwd, { recursive: true });
-});
+}
+
+test("the operator's walk is run as it is printed", () => walk("operating/access.md", 15));
+
+test("the auditor's walk is run as it is printed", () => walk("operating/audit.md", 10));

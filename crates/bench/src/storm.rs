@@ -9,13 +9,14 @@
 mod books;
 mod callers;
 mod errand;
+mod leaves;
 mod repeat;
 mod report;
 mod tenants;
 mod truth;
 mod watch;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -38,7 +39,7 @@ use books::{Reading, Reconciliation};
 use callers::{Caller, Crowd};
 use report::{Findings, SpentCap};
 use tenants::{Aims, Binding, Part, Tenant, Wave};
-use truth::Standard;
+use truth::{RequestId, Standard};
 use watch::Watch;
 
 /// How slow the provider may be, at a realistic speed, before the gateway gives up: not long, since some are silent, but
@@ -531,9 +532,10 @@ impl<'a> Storm<'a> {
         self.sample().await?;
         let mut seen = std::mem::take(&mut *self.crowd.seen());
         let answered = std::mem::take(&mut seen.answered);
+        let answered_ids: HashSet<RequestId> = answered.keys().copied().collect();
         let (admin, crowd, began_s) = (&self.admin, &*self.crowd, self.began_s);
         let reading = Reading { admin, crowd, seen: &seen, standard: Standard::Bounded, began_s };
-        let (books, truth) = reading.read(truth, answered).await.context("reading the gateway's books")?;
+        let (mut books, truth) = reading.read(truth, answered).await.context("reading the gateway's books")?;
         // What a provider lied about is not to be reconciled with its bill.
         let reconciliation = if self.options.lies {
             Reconciliation::NotThere
@@ -545,6 +547,7 @@ impl<'a> Storm<'a> {
         let gateway = self.gateway.take().context("the gateway runs at the end")?;
         gateway.stop(STOP_WITHIN).await?;
         self.verify().context("at the end")?;
+        let leaves = leaves::compare(self.stage, std::mem::take(&mut books.reservations), &answered_ids)?;
         Ok(Findings {
             seed: self.options.seed,
             tenants: self.options.tenants,
@@ -563,6 +566,7 @@ impl<'a> Storm<'a> {
             worst: self.watch.worst().clone(),
             pending_left,
             books,
+            leaves,
             reconciliation,
             seen,
         })

@@ -43,6 +43,8 @@ pub struct Books {
     pub keys_charged_twice: u64,
     /// Events charged to the tenants' keys for repeats, beyond one for each idempotency key.
     pub charged_beyond_keys: u64,
+    /// Every request that money was held for.
+    pub reservations: HashSet<RequestId>,
 }
 
 /// What came of reconciling.
@@ -87,6 +89,7 @@ impl Reading<'_> {
                 sum += counted;
                 by_repeats += u64::from(counted > 0 && event.key == tenant.repeats.id);
                 let id = read_id(&event.request_id);
+                books.reservations.insert(id);
                 if counted > 0 && watched.contains(&id) {
                     charged.insert(id);
                 }

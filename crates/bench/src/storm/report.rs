@@ -9,6 +9,7 @@ use crate::report::{decimals, table};
 
 use super::books::{Books, Reconciliation};
 use super::callers::{Ending, Seen};
+use super::leaves::Leaves;
 use super::tenants::Aim;
 use super::truth::Comparison;
 use super::watch::Worst;
@@ -56,6 +57,7 @@ pub struct Findings {
     /// Pending at the very end, by the gateway's own count.
     pub pending_left: u64,
     pub books: Books,
+    pub leaves: Leaves,
     pub reconciliation: Reconciliation,
     pub seen: Seen,
 }
@@ -88,6 +90,10 @@ pub struct Report {
     pub events_bounded: u64,
     pub events_indeterminate: u64,
     pub events_voided: u64,
+    /// Requests that the audit log says were admitted; those that differ from the ledger's reservations.
+    pub audit_leaves: u64,
+    pub audit_differing: u64,
+    pub audit_verified: bool,
     pub tenants: usize,
     pub waves: usize,
     pub caps: usize,
@@ -164,6 +170,7 @@ impl Findings {
             ("never twice: broken under an idempotency key", i128::from(self.keys_broken())),
             ("explainable: events that differ from the provider's truth", i128::from(compared.mismatched)),
             ("explainable: tenants whose cap is not the sum of their events", i128::from(books.unbalanced)),
+            ("audited: requests that differ between ledger and audit log", i128::from(self.leaves.differing)),
             ("a broken stream ended with [DONE]", i128::from(compared.false_ends)),
             ("answers that nobody expects", i128::from(self.unexpected())),
             ("kills that were wanted and not done", i128::from(self.kills_wanted.saturating_sub(self.kills))),
@@ -176,6 +183,8 @@ impl Findings {
         if self.worst.samples == 0 {
             broken.push("nobody saw: the budgets were never sampled".to_owned());
         }
+        broken
+            .extend(self.leaves.fault.iter().map(|fault| format!("audited: the log is not what was signed: {fault}")));
         broken.extend(self.broken_by_reconciling());
         broken
     }
@@ -227,6 +236,9 @@ impl Findings {
             events_bounded: compared.bounded,
             events_indeterminate: compared.indeterminate,
             events_voided: compared.voided,
+            audit_leaves: self.leaves.admitted,
+            audit_differing: self.leaves.differing,
+            audit_verified: self.leaves.fault.is_none(),
             tenants: self.tenants,
             waves: self.waves,
             caps: self.caps.len(),
@@ -274,6 +286,7 @@ impl Findings {
         if let Reconciliation::Done(books) = &self.reconciliation {
             examples.extend(books.compared.examples.iter().map(|example| format!("reconciled: {example}")));
         }
+        examples.extend(self.leaves.first.iter().cloned());
         examples.extend(first);
         examples
     }
@@ -431,6 +444,7 @@ mod tests {
             caps: vec![cap(Part::Key, 900), cap(Part::Plan, 905)],
             worst: Worst { samples: 3, ..Worst::default() },
             books: Books { compared: compared.clone(), ..Books::default() },
+            leaves: Leaves::default(),
             reconciliation: Reconciliation::Done(Box::new(Books { compared, ..Books::default() })),
             idempotency: true,
             ..Findings::default()
@@ -457,7 +471,9 @@ mod tests {
     #[test]
     fn each_damage_breaks_its_promise() {
         type Damage = fn(&mut Findings);
-        let damages: [(&str, Damage); 22] = [
+        let damages: [(&str, Damage); 24] = [
+            ("audited", |found| found.leaves.differing = 1),
+            ("audited", |found| found.leaves.fault = Some("entry 3".to_owned())),
             ("never over", |found| found.worst.overshoot_picousd = 1),
             ("never over", |found| found.caps[0].indeterminate_picousd = 101),
             ("never phantom", |found| found.worst.overdue = 1),

@@ -51,7 +51,7 @@ struct Unsettled {
     open: u32,
     /// When, for the first time, a request was taken in that the calendar puts into an earlier period.
     set_back: Option<Timestamp>,
-    /// The upper 64 bits of what is posted.
+    /// The upper 64 bits of what is posted; snapshots have it in the whole sum.
     #[serde(skip)]
     posted_above: [i64; 2],
 }
@@ -192,7 +192,7 @@ impl Account {
 
     fn posted(&self) -> Columns {
         let [cost, charge] = self.unsettled.as_ref().map_or([0; 2], |unsettled| unsettled.posted_above);
-        let whole = |above: i64, below: u64| PicoSum(i128::from(above) << 64 | i128::from(below));
+        let whole = |above: i64, below: u64| PicoSum((i128::from(above) << 64) + i128::from(below));
         Columns { cost: whole(cost, self.posted[0]), charge: whole(charge, self.posted[1]) }
     }
 
@@ -243,8 +243,7 @@ impl Account {
 impl From<Account> for KeptAccount {
     fn from(account: Account) -> Self {
         let (window, period, posted) = (account.window, account.period, account.posted());
-        let unsettled = account.unsettled.map(|unsettled| Unsettled { posted_above: [0; 2], ..*unsettled });
-        Self { window, period, posted, unsettled }
+        Self { window, period, posted, unsettled: account.unsettled.map(|unsettled| *unsettled) }
     }
 }
 
@@ -483,9 +482,7 @@ impl ScopeAccounts {
     pub fn forget_ended(&mut self, at: Timestamp, offset: UtcOffset) -> bool {
         let counts =
             |account: &Account| account.period >= account.window.first_counted(account.window.period(at, offset));
-        if !self.accounts.iter().all(|account| !account.is_at_rest() || counts(account)) {
-            self.change_list(|accounts| accounts.retain(|account| !account.is_at_rest() || counts(account)));
-        }
+        self.change_list(|accounts| accounts.retain(|account| !account.is_at_rest() || counts(account)));
         !(self.accounts.is_empty() && self.caps.is_empty())
     }
 

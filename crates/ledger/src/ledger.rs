@@ -842,3 +842,144 @@ fn held_column(sums: &mut Sums, state: OpenState) -> &mut Columns {
         OpenState::Indeterminate { .. } => &mut sums.indeterminate,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tollgate_types::usage::Outcome;
+    use tollgate_types::{Usage, Zone};
+
+    use super::*;
+    use crate::record::Draft;
+
+    const NOW: Timestamp = Timestamp(1_000_000_000);
+    /// Platform, plan, tenant, project and key.
+    const SCOPES: usize = 5;
+
+    fn amounts(cost: u64, charge: u64) -> Amounts {
+        Amounts { cost: PicoUsd(cost), charge: PicoUsd(charge) }
+    }
+
+    fn spender() -> Spender {
+        let name = "acme";
+        Spender {
+            plan: name.parse().expect("a slug"),
+            tenant: name.parse().expect("a slug"),
+            project: name.parse().expect("a slug"),
+            key: name.parse().expect("a slug"),
+            end_user: None,
+        }
+    }
+
+    fn reserved(number: u128) -> Record {
+        let draft = Draft {
+            id: RequestId(number),
+            deadline: NOW,
+            spender: spender(),
+            zone: Zone::UTC,
+            route: "small".into(),
+            provider: "sim".into(),
+            model: "small-1".into(),
+            stream: false,
+            price_version: "test-1".into(),
+            idempotency: None,
+            attribution: None,
+            policy: None,
+        };
+        Record::Reserved(Box::new(draft.into_reserved(NOW, UtcOffset::default(), amounts(100, 110))))
+    }
+
+    fn posted(number: u128) -> Record {
+        Record::Posted(Posted {
+            id: RequestId(number),
+            at: NOW,
+            usage: Usage::default(),
+            amounts: amounts(60, 66),
+            overrun: Amounts::ZERO,
+            confidence: Confidence::Bounded,
+            outcome: Outcome::Completed,
+        })
+    }
+
+    fn after(records: &[Record]) -> Ledger {
+        let mut ledger = Ledger::default();
+        for record in records {
+            ledger.commit(record).expect("there is no cap");
+        }
+        ledger
+    }
+
+    /// One sum is made wrong by 3 in the cost and by 4 in the charge, too large and too small. What is posted in total is
+    /// compared with what was held and with each of the five kinds of scopes.
+    #[test]
+    fn what_ought_to_be_equal_and_is_not_is_drift_whichever_side_is_larger() {
+        type Change = fn(&mut Columns);
+        type OfTotals = fn(&mut Totals) -> &mut Columns;
+        type OfAccount = fn(&mut Sums) -> &mut Columns;
+        let doubt = Record::Indeterminate { id: RequestId(3), at: NOW };
+        let ledger = after(&[reserved(1), posted(1), reserved(2), reserved(3), doubt]);
+        assert_eq!(ledger.audit().drift, PicoSum::ZERO);
+        let check = |name: &str, spoil: &dyn Fn(&mut Ledger, Change), kinds: i128| {
+            let changes: [Change; 2] = [|sum| sum.add(amounts(3, 4)), |sum| sum.take(amounts(3, 4))];
+            for change in changes {
+                let mut spoilt = ledger.clone();
+                spoil(&mut spoilt, change);
+                assert_eq!(spoilt.audit().drift, PicoSum(7 * kinds), "{name}");
+            }
+        };
+        let of_totals: [(&str, OfTotals, i128); 4] = [
+            ("held", |totals| &mut totals.held, 1),
+            ("released", |totals| &mut totals.released, 1),
+            ("posted", |totals| &mut totals.posted, 1 + 5),
+            ("bounded", |totals| &mut totals.bounded, 5),
+        ];
+        for (name, sum, kinds) in of_totals {
+            check(name, &|ledger, change| change(sum(&mut ledger.totals)), kinds);
+        }
+        let of_an_account: [(&str, OfAccount); 4] = [
+            ("posted", |sums| &mut sums.posted),
+            ("bounded", |sums| &mut sums.bounded),
+            ("pending", |sums| &mut sums.pending),
+            ("indeterminate", |sums| &mut sums.indeterminate),
+        ];
+        for scope in spender().scopes() {
+            for (name, sum) in of_an_account {
+                let spoil = |ledger: &mut Ledger, change: Change| {
+                    let slot = ledger.scopes.slot(&scope).expect("it spent");
+                    let accounts = ledger.scopes.get_mut(slot).expect("it spent");
+                    accounts.change(Window::Lifetime, Period(0), |sums| change(sum(sums)));
+                };
+                check(&format!("{name} of the {}", scope.kind()), &spoil, 1);
+            }
+        }
+    }
+
+    /// Whoever reads a long journal again notes scopes at every hold, and nobody tidies meanwhile.
+    #[test]
+    fn who_spent_is_noted_no_more_often_than_twice_for_each_scope_and_a_margin() {
+        let most = 2 * SCOPES + WARM_MIN;
+        for (noted, kept) in [(most, most), (most + 1, SCOPES)] {
+            let mut ledger = after(&[reserved(1)]);
+            ledger.warm = vec![0; noted - SCOPES];
+            ledger.commit(&reserved(2)).expect("there is no cap");
+            assert_eq!(ledger.warm.len(), kept, "{noted} noted");
+        }
+    }
+
+    #[test]
+    fn memory_is_given_back_when_so_many_spent_and_those_under_way_stay_noted() {
+        let ended = after(&[reserved(1), posted(1)]);
+        let under_way = after(&[reserved(1)]);
+        for (ledger, at_least, noted) in [
+            (&ended, SCOPES + 1, SCOPES),
+            (&ended, SCOPES, 0),
+            (&ended, SCOPES - 1, 0),
+            (&under_way, SCOPES + 1, SCOPES),
+            (&under_way, 0, SCOPES),
+        ] {
+            let mut ledger = ledger.clone();
+            ledger.compact(at_least);
+            assert_eq!(ledger.warm.len(), noted, "at least {at_least}");
+            assert_eq!(ledger.audit().drift, PicoSum::ZERO);
+        }
+    }
+}

@@ -251,3 +251,13 @@ impl Reason {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_has_the_name_that_the_control_plane_shows() {
+        assert_eq!([Reason::Reconciled, Reason::Repriced].map(Reason::name), ["reconciled", "repriced"]);
+    }
+}

@@ -137,3 +137,18 @@ impl<'de> Deserialize<'de> for Scopes {
         deserializer.deserialize_seq(Places)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde::de::IntoDeserializer;
+    use serde::de::value::Error;
+
+    use super::*;
+
+    #[test]
+    fn what_is_no_list_of_places_is_refused_with_what_was_expected() {
+        let read = Scopes::deserialize(IntoDeserializer::<Error>::into_deserializer(7_u32));
+        let refused = read.expect_err("a number is no list");
+        assert_eq!(refused.to_string(), "invalid type: integer `7`, expected the places of scopes");
+    }
+}

@@ -9,11 +9,17 @@ use tollgate_ledger::books::{ChangeError, Headroom, ReserveError};
 use tollgate_ledger::{
     Amounts, Books, CapSet, Ledger, Log, LogUnavailable, MemoryLog, Posted, Record, Rejected, Reservation,
 };
-use tollgate_types::directory::{Change, ChangeRefused, Plan};
+use tollgate_types::access::ServiceKey;
+use tollgate_types::audit::Phase;
+use tollgate_types::directory::{Change, ChangeRefused, Plan, Tariff};
 use tollgate_types::usage::Outcome;
-use tollgate_types::{Basis, Clock, Confidence, PicoSum, PicoUsd, RequestId, Scope, Timestamp, Window};
+use tollgate_types::{
+    Actor, AuditEntry, Basis, Clock, Confidence, PicoSum, PicoUsd, RequestId, Role, Scope, Timestamp, Window,
+};
 
-use crate::world::{Desk, Who, amounts, both, budget_refusal, directory, id, measured, slug, start, usd};
+use crate::world::{
+    DAY, Desk, HOUR, Who, amounts, both, budget_refusal, directory, id, measured, replay, slug, start, usd,
+};
 
 type Ending = (&'static str, Amounts, Option<Confidence>, Outcome);
 
@@ -239,10 +245,19 @@ fn changes_of_the_directory_and_prices_are_records_in_the_same_order() {
     assert_eq!(revoked_at, Some(start()));
 }
 
-/// A log that is full at a switch, and remembers what it was told of the reservations open.
+/// A log that is full or broken at a switch, and remembers what it was told of the reservations open.
+#[derive(Clone, Default)]
 struct FullLog {
     full: Arc<AtomicBool>,
+    broken: Arc<AtomicBool>,
     told_open: Arc<AtomicUsize>,
+    taken: Arc<Mutex<Vec<Record>>>,
+}
+
+impl FullLog {
+    fn books(&self) -> Arc<Books<Self>> {
+        Arc::new(Books::new(Ledger::default(), directory(), self.clone(), Clock::manual(start())))
+    }
 }
 
 impl Log for FullLog {
@@ -254,19 +269,19 @@ impl Log for FullLog {
     }
 
     fn is_writable(&self) -> Result<(), LogUnavailable> {
-        Ok(())
+        if self.broken.load(Ordering::SeqCst) { Err(LogUnavailable("the disk is broken".into())) } else { Ok(()) }
     }
 
-    fn append(&mut self, _record: &Record) -> u64 {
+    fn append(&mut self, record: &Record) -> u64 {
+        self.taken.lock().expect("nothing panics while it is held").push(record.clone());
         0
     }
 }
 
 #[test]
 fn a_log_without_room_takes_no_new_work_and_still_ends_the_old() {
-    let (full, told_open) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(99)));
-    let log = FullLog { full: Arc::clone(&full), told_open: Arc::clone(&told_open) };
-    let books = Arc::new(Books::new(Ledger::default(), directory(), log, Clock::manual(start())));
+    let log = FullLog::default();
+    let (books, FullLog { full, told_open, .. }) = (log.books(), &log);
     let reserve = |number| books.reserve(Who::acme().draft(id(number)), |_| (both(10), ()));
     let (first, ()) = reserve(1).expect("room");
     let (second, ()) = reserve(2).expect("room");
@@ -297,6 +312,150 @@ fn a_log_without_room_takes_no_new_work_and_still_ends_the_old() {
     let audit = books.audit();
     assert_eq!((audit.totals.posted.cost, audit.totals.released.cost), (PicoSum(4), PicoSum(16)));
     assert_eq!((audit.reservations_pending, audit.totals.requests), (0, 2));
+}
+
+fn note(phase: Phase) -> AuditEntry {
+    AuditEntry {
+        at: Timestamp::default(),
+        request: id(7),
+        trace: None,
+        phase,
+        act: "set_budget".into(),
+        actor: Actor::AdminKey,
+        tenant: None,
+        subject: "acme".into(),
+        status: None,
+        note: None,
+        count: 1,
+    }
+}
+
+/// A stolen key is stopped and what was begun is completed, also when the disk is full: there is room that is kept.
+#[test]
+fn what_must_not_wait_for_room_is_taken_by_a_full_log_and_refused_by_a_broken_one() {
+    type Act = fn(&Books<FullLog>) -> Result<u64, ChangeError>;
+    let table: [(&str, bool, Act); 8] = [
+        ("a key is revoked", true, |books| books.change(Change::KeyRevoked { id: slug("acme-k1"), at: start() })),
+        ("a service key is revoked", true, |books| {
+            books.change(Change::ServiceKeyRevoked { id: slug("robot"), at: start() })
+        }),
+        ("an act is completed", true, |books| books.note(note(Phase::Completed))),
+        ("it is noted at once", true, |books| books.note_at_once(note(Phase::Noted))),
+        ("an act is begun", false, |books| books.note(note(Phase::Begun))),
+        ("a denial is noted", false, |books| books.note(note(Phase::Denied))),
+        ("it happened", false, |books| books.note(note(Phase::Noted))),
+        ("a plan is set", false, |books| books.change(Change::PlanSet(Plan::standard()))),
+    ];
+    for (name, needs_no_room, act) in table {
+        let unavailable = |why: &str| Err(ChangeError::Unavailable(LogUnavailable(why.to_owned())));
+        let log = FullLog::default();
+        let books = log.books();
+        let robot = ServiceKey {
+            id: slug("robot"),
+            digest: [0; 32],
+            role: Role::Auditor,
+            tenant: None,
+            name: None,
+            created_at: start(),
+            expires_at: None,
+            revoked_at: None,
+        };
+        books.change(Change::ServiceKeyCreated(Box::new(robot))).expect("there is room");
+        let taken = || log.taken.lock().expect("nothing panicked").len();
+        assert_eq!((act(&books), taken()), (Ok(0), 2), "{name}: with room");
+        log.full.store(true, Ordering::SeqCst);
+        let expected = if needs_no_room { (Ok(0), 3) } else { (unavailable("the disk is full"), 2) };
+        assert_eq!((act(&books), taken()), expected, "{name}: full");
+        log.broken.store(true, Ordering::SeqCst);
+        let why = if needs_no_room { "the disk is broken" } else { "the disk is full" };
+        assert_eq!((act(&books), taken()), (unavailable(why), expected.1), "{name}: broken");
+    }
+}
+
+/// The books' own time, whatever the entry says: it goes on from the last record, and never back.
+#[test]
+fn a_note_is_a_record_with_the_time_of_the_books() {
+    let desk = Desk::new();
+    desk.clock.advance(HOUR);
+    let later = start().plus(HOUR);
+    for write in [Books::note, Books::note_at_once] {
+        write(&desk.books, note(Phase::Begun)).expect("there is room");
+        let expected = AuditEntry { at: later, ..note(Phase::Begun) };
+        assert_eq!(desk.last_record(), Record::Audited(Box::new(expected)));
+        desk.turn_back(HOUR / 4);
+    }
+    let early = Record::Audited(Box::new(AuditEntry { at: start(), ..note(Phase::Begun) }));
+    let mut ledger = replay(&desk.books.records());
+    assert_eq!((ledger.latest(), ledger.commit(&early)), (later, Err(Rejected::TimeWentBack)));
+}
+
+#[test]
+fn books_show_their_clock_and_what_is_held_open() {
+    let desk = Desk::new();
+    desk.clock.advance(HOUR);
+    assert_eq!(desk.books.clock().now(), start().plus(HOUR));
+    let held = desk.reserve(&Who::acme(), 1, amounts(10, 12)).expect("no cap");
+    let Record::Reserved(recorded) = desk.last_record() else { panic!("the hold is the last record") };
+    assert_eq!(desk.books.reserved(id(1)), Some(*recorded));
+    held.post(measured(both(1))).expect("pending");
+    assert_eq!(desk.books.reserved(id(1)), None, "it has ended");
+}
+
+#[test]
+fn headroom_fits_what_no_column_exceeds() {
+    let left = |pico: i128| Some(PicoSum(pico));
+    for (cost, charge, fits) in [
+        (None, None, true),
+        (left(10), left(12), true),
+        (left(9), None, false),
+        (None, left(11), false),
+        (left(10), left(11), false),
+        (left(9), left(12), false),
+        (left(-1), None, false),
+    ] {
+        let headroom = Headroom { cost, charge };
+        assert_eq!(headroom.fits(amounts(10, 12)), fits, "{headroom:?}");
+    }
+}
+
+/// Of a month's cost 10 are in the price of the plan, what exceeds them is charged with a mark-up of 100 %. Whatever settles
+/// a hold without a measurement charges by that; never more than was held.
+#[test]
+fn a_hold_posted_in_full_is_charged_by_the_terms_of_its_month_and_by_no_more_than_was_held() {
+    type End = fn(&Desk, Reservation<MemoryLog>);
+    let table: [(&str, End); 5] = [
+        ("posted in full", |_, sent| assert!(sent.post_bounded(Outcome::UsageMissing).is_some())),
+        ("dropped", |_, sent| drop(sent)),
+        ("swept", |desk, sent| {
+            desk.clock.advance(2 * DAY);
+            assert_eq!((desk.books.sweep(HOUR), sent.post(measured(both(0)))), (1, None));
+        }),
+        ("aged in doubt", |desk, sent| {
+            desk.books.recover();
+            desk.clock.advance(2 * HOUR);
+            assert_eq!((desk.books.settle_aged(HOUR), sent.post(measured(both(0)))), (1, None));
+        }),
+        ("told by its provider", |desk, sent| {
+            desk.books.recover();
+            assert!(desk.books.resolve(id(2), measured(amounts(10, 0))).is_some());
+            assert!(sent.post(measured(both(0))).is_none());
+        }),
+    ];
+    for (name, end) in table {
+        for (held, charged) in [(100, 8), (8, 8), (3, 3)] {
+            let desk = Desk::new();
+            let tariff = Tariff { markup_bps: 10_000, included: PicoUsd(10), ..Tariff::default() };
+            desk.books.change(Change::PlanSet(Plan { tariff, ..Plan::standard() })).expect("there is room");
+            let before = desk.reserve(&Who::acme(), 1, amounts(4, 0)).expect("no cap");
+            before.post(measured(amounts(4, 0))).expect("pending");
+            let mut sent = desk.reserve_until(start().plus(DAY), 2, amounts(10, held));
+            assert!(sent.dispatched());
+            end(&desk, sent);
+            // 14 in the month, 10 of them included: 4 are charged twice over.
+            let totals = desk.books.audit().totals;
+            assert_eq!((totals.posted.cost.0, totals.posted.charge.0), (14, charged), "{name}, {held} held");
+        }
+    }
 }
 
 // === one cap, many threads ===

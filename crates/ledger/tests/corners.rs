@@ -354,6 +354,10 @@ fn an_adjustment_of_what_this_tenant_never_spent_is_refused() {
     assert_eq!(ledger.check(&change(bolt.spender(), 5, 4)), refused, "another tenant's");
     assert_eq!(ledger.check(&change(Who::acme().spender(), 11, 4)), refused, "more than it spent");
     assert_eq!(ledger.check(&change(Who::acme().spender(), 10, 4)), Ok(()));
+    for one_column in [amounts(11, 10), amounts(10, 11)] {
+        let change = made(adjusted(Who::acme().spender(), UTC, 9, now, one_column, both(4)), now);
+        assert_eq!(ledger.check(&change), refused, "{one_column:?}");
+    }
     let mut bounded = adjusted(Who::acme().spender(), UTC, 9, now, both(5), both(4));
     bounded.was.confidence = Confidence::Bounded;
     assert_eq!(ledger.check(&made(bounded, now)), refused, "nothing that was a bound was posted");
@@ -429,4 +433,88 @@ fn a_part_that_still_counts_is_kept_when_its_last_hold_ends() {
         assert_eq!(used(&ledger, &tenant(), Window::RollingMinute, later(parts), UTC), expected, "{parts} parts later");
         commit(&mut ledger, &posted(2, later(parts), both(4)));
     }
+}
+
+/// What a settlement by the terms of a month needs to know is known as long as the month counts, or money is held in it.
+#[test]
+fn what_is_posted_of_a_month_is_known_until_a_later_one_has_begun_and_nothing_is_held_in_it() {
+    let (november, december) = (start(), start().plus(DAY));
+    let mut ledger = Ledger::default();
+    let mut check = |record: Record, expected: [Option<i128>; 2]| {
+        commit(&mut ledger, &record);
+        let posted = |at| ledger.month_posted_at(&Who::acme().tenant, at, UTC).map(|posted| posted.cost.0);
+        assert_eq!([posted(november), posted(december)], expected, "{record:?}");
+        assert_eq!(ledger.month_posted_at(&Who::new("bolt", "main", "k1").tenant, november, UTC), None);
+    };
+    check(reserved(1, november, both(9)), [Some(0), None]);
+    check(reserved(2, november, both(9)), [Some(0), None]);
+    check(posted(1, november, both(5)), [Some(5), None]);
+    check(reserved(3, december, both(9)), [Some(5), Some(0)]);
+    check(posted(3, december, both(7)), [Some(5), Some(7)]);
+    check(posted(2, december, both(2)), [None, Some(7)]);
+}
+
+#[test]
+fn an_adjustment_is_shown_the_month_that_its_request_was_held_in() {
+    let (desk, spender) = (Desk::new(), Who::acme().spender());
+    let spend = |number, pico| {
+        let held = desk.reserve(&Who::acme(), number, both(pico)).expect("no cap");
+        held.post(measured(both(pico))).expect("pending");
+    };
+    let seen = |held_at| {
+        let mut seen = None;
+        let change = adjusted(spender.clone(), UTC, 1, held_at, both(5), both(5));
+        desk.books.adjust_in_month(change, |_, month| seen = month.map(|month| month.cost.0)).expect("room");
+        seen
+    };
+    spend(1, 5);
+    spend(2, 3);
+    assert_eq!(seen(start()), Some(8));
+    desk.clock.advance(DAY);
+    spend(3, 4);
+    assert_eq!((seen(start()), seen(start().plus(DAY))), (None, Some(4)), "November is history, December goes on");
+}
+
+/// A day that has ended, wherever on earth, may have been forgotten: so it leaves all of the cap, forgotten or not.
+#[test]
+fn the_least_that_a_cap_leaves_is_that_of_a_day_that_goes_on_somewhere() {
+    let (now, days) = (start(), |days: u32| start().plus(DAY * days));
+    let mut ledger =
+        replay(&[cost_cap(&tenant(), Window::Day, 10, now), reserved(1, now, both(4)), posted(1, now, both(4))]);
+    for (later, left) in [(now, 6), (days(1), 6), (days(2), 10), (days(3), 10)] {
+        commit(&mut ledger, &Record::PricesSet { version: "test-1".into(), sha256: [0; 32], at: later });
+        assert_eq!(ledger.audit().worst_left, Some(PicoSum(left)), "{later}");
+    }
+    commit(&mut ledger, &reserved(2, days(3), both(7)));
+    assert_eq!(ledger.audit().worst_left, Some(PicoSum(3)));
+}
+
+/// Where a scope has a budget of its own, that of its template is not asked, be it tighter or wider; in other windows and
+/// on the other column it is.
+#[test]
+fn a_budget_of_its_own_stands_in_the_place_of_the_templates() {
+    let (now, who) = (start(), Who::acme());
+    let template = Scope::EachTenant(who.spender().plan);
+    for own in [5, 20] {
+        let before = |window, basis| {
+            replay(&[
+                cap(&template, Window::Day, Basis::Cost, Some(PicoSum(10)), now),
+                cap(&tenant(), window, basis, Some(PicoSum(own)), now),
+            ])
+        };
+        let left = |ledger: Ledger| ledger.headroom(&who.spender(), now, UTC)[0];
+        assert_eq!(left(before(Window::Day, Basis::Cost)), Some(PicoSum(own)), "its own");
+        assert_eq!(left(before(Window::Month, Basis::Cost)), Some(PicoSum(own.min(10))), "both");
+        assert_eq!(left(before(Window::Day, Basis::Charge)), Some(PicoSum(10)), "the template's");
+    }
+}
+
+/// Minutes are numbered up to the year 6053. Beyond it no budget resets, and whoever asks when is answered.
+#[test]
+fn where_the_numbers_of_periods_end_a_budget_has_no_reset_and_is_shown_without() {
+    let end = at("7000-01-01T00:00:00Z");
+    let ledger = replay(&[cost_cap(&tenant(), Window::Minute, 10, end), reserved(1, end, both(10))]);
+    assert_eq!(is_over(ledger.check(&reserved(2, end, both(1)))).resets_at, None);
+    let budget = ledger.budgets(end, |_| Zone::UTC, |_| true).pop().expect("the one");
+    assert_eq!((budget.resets_at, budget.sums.used(Basis::Cost)), (None, PicoSum(10)));
 }

@@ -7,13 +7,12 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use tollgate_ledger::books::ReserveError;
-use tollgate_ledger::idempotency::KNOWN_FOR;
 use tollgate_ledger::{Books, Draft, Idempotency, Ledger, MemoryLog, Record, Rejected, Reservation, Use};
 use tollgate_types::directory::Directory;
 use tollgate_types::usage::Outcome;
 use tollgate_types::{Clock, RequestId, Spender, TenantId, Timestamp};
 
-use crate::world::{Who, both, measured};
+use crate::world::{DAY, Who, both, measured};
 
 const START: Timestamp = Timestamp(1_800_000_000_000_000);
 
@@ -116,7 +115,7 @@ fn a_key_that_memory_forgot_is_not_taken_for_new_unless_somebody_looked_far_enou
     let place = Place::new();
     post(place.reserve(1, 1, 5, 1, None).expect("a new key"));
     let posted_at = START;
-    place.clock.advance(KNOWN_FOR);
+    place.clock.advance(DAY);
     place.pass_time(2);
     assert!(place.books.recall(&tenant(1), [5; 16]).used.is_some(), "a day is a day");
     place.clock.advance(Duration::from_micros(1));

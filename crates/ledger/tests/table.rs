@@ -9,8 +9,8 @@ use tollgate_types::usage::Outcome;
 use tollgate_types::{Basis, Confidence, PicoSum, PicoUsd, Scope, Timestamp, UtcOffset, Window};
 
 use crate::world::{
-    BASES, DAY, Desk, HOUR, Who, amounts, at, both, budget_refusal, budgets_of, cap, id, indeterminate, measured,
-    posted, posted_as, replay, reserved, reserved_by, start, usd, voided,
+    BASES, DAY, Desk, HOUR, Who, alert, amounts, at, both, budget_refusal, budgets_of, cap, id, indeterminate,
+    measured, posted, posted_as, replay, reserved, reserved_by, start, usd, voided,
 };
 
 const NOW: Timestamp = Timestamp(1_000_000_000);
@@ -130,6 +130,8 @@ fn each_guard_refuses_with_its_own_reason() {
         ("a negative cap", vec![], lifetime_cap(-1, NOW), Err(Rejected::NegativeCap)),
         ("a cap of nothing", vec![], lifetime_cap(0, NOW), Ok(())),
         ("the largest cap", vec![], lifetime_cap(i128::MAX, NOW), Ok(())),
+        ("a negative threshold", vec![], alert(&tenant(), Window::Day, -1, NOW), Err(Rejected::NegativeCap)),
+        ("a threshold of nothing", vec![], alert(&tenant(), Window::Day, 0, NOW), Ok(())),
         ("a hold that takes all that is left", vec![lifetime_cap(10, NOW)], held.clone(), Ok(())),
         ("a picodollar too much", vec![lifetime_cap(9, NOW)], held.clone(), Err(over(9, 10))),
         ("a hold under a cap of nothing", vec![lifetime_cap(0, NOW)], held.clone(), Err(over(0, 10))),
@@ -358,6 +360,7 @@ fn each_transition_moves_the_money_it_says_and_no_other() {
         let ledger = replay(&records);
         let audit = ledger.audit();
         assert_eq!(sums(&ledger, NOW), expected, "{name}");
+        assert_eq!(*ledger.totals(), audit.totals, "{name}: totals");
         assert_eq!(audit.totals.held, column(10, 12), "{name}: held");
         assert_eq!(audit.totals.released, released, "{name}: released");
         assert_eq!(audit.totals.posted, expected.posted, "{name}: posted");

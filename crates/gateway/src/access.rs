@@ -15,7 +15,7 @@ use http::{HeaderMap, Method};
 use ring::digest::{SHA256, digest};
 use ring::hmac;
 use ring::rand::{SecureRandom, SystemRandom};
-use tollgate_guard::Role;
+use tollgate_guard::{Act, Role};
 use tollgate_types::access::{Actor, Person};
 use tollgate_types::{KeyId, TenantId, Timestamp, hex};
 
@@ -23,7 +23,7 @@ use crate::app::App;
 use crate::config;
 use crate::http::headers;
 
-pub use doors::Doors;
+pub use doors::{Acts, Doors};
 pub use pages::handle;
 pub use sessions::{Found, Lasting, SessionId, Sessions};
 
@@ -41,6 +41,7 @@ const CREDENTIAL_BYTES_MAX: usize = 512;
 pub struct Access {
     pub sessions: Sessions,
     pub doors: Doors,
+    pub acts: Acts,
     sign_in: Option<SignIn>,
 }
 
@@ -79,6 +80,8 @@ pub enum Unknown {
     Forged,
     /// From there too much was tried in vain: not before so long.
     Shut(Duration),
+    /// They are known, and do too much at a time: not before so long.
+    TooFast(Duration),
 }
 
 // === impl Access ===
@@ -91,7 +94,7 @@ impl Access {
             provider: oidc::Provider::new(settings.oidc.clone()),
             away: pages::Away::default(),
         });
-        Self { sessions: Sessions::new(sessions), doors: Doors::default(), sign_in }
+        Self { sessions: Sessions::new(sessions), doors: Doors::default(), acts: Acts::default(), sign_in }
     }
 }
 
@@ -107,6 +110,19 @@ impl Operator {
         Self { actor, grants: [Grant { role, tenant }].into(), session: None, glass: None }
     }
 
+    /// What counts for an act. What outlives the glass is not done by having broken it: no keys, no decisions.
+    pub fn grants_for(&self, act: Act) -> &[Grant] {
+        let lasts = matches!(act, Act::CreateServiceKey | Act::DecideApproval | Act::DecideBreakGlass);
+        // The glass's own grant is the first.
+        let own = usize::from(self.glass.is_some() && lasts);
+        &self.grants[own..]
+    }
+
+    /// Whether they belong to tenants only.
+    pub fn is_tenants(&self) -> bool {
+        self.grants.iter().all(|grant| grant.tenant.is_some())
+    }
+
     pub fn person(person: Person, grants: impl Into<Arc<[Grant]>>) -> Self {
         Self { actor: Actor::Person(person), grants: grants.into(), session: None, glass: None }
     }
@@ -120,8 +136,8 @@ pub fn recognised(app: &App, method: &Method, head: &HeaderMap, peer: IpAddr) ->
         Some(key) => by_key(app, key, now).ok_or(Unknown::Nobody),
         None => by_cookie(app, method, head, peer, now),
     };
-    // Who presents nothing has not tried anything.
-    if found.is_err() && (headers::api_key(head).is_some() || head.contains_key(COOKIE)) {
+    // A key may be guessed. A cookie that is no good any more is what a browser had, and nobody guesses 256 bits.
+    if found.is_err() && headers::api_key(head).is_some() {
         app.access.doors.failed(peer, now);
     }
     found
@@ -132,10 +148,12 @@ fn by_key(app: &App, key: &str, now: Timestamp) -> Option<Operator> {
         return None;
     }
     if key.starts_with(SERVICE_KEY_PREFIX) {
-        let digest = app.vault.digest(key);
-        let known = app.books.with_directory(|directory| {
-            directory.service_keys.values().find(|known| known.digest == digest && known.is_good_at(now)).cloned()
-        })?;
+        // Its id is in it: one is looked at, however many there are.
+        let id: KeyId = key[SERVICE_KEY_PREFIX.len()..].split('_').next()?.parse().ok()?;
+        let known = app.books.with_directory(|directory| directory.service_keys.get(&id).cloned())?;
+        if known.digest != app.vault.digest(key) || !known.is_good_at(now) {
+            return None;
+        }
         return Some(Operator::machine(Actor::ServiceKey(known.id), known.role, known.tenant));
     }
     if key.starts_with(SESSION_TOKEN_PREFIX) {
@@ -189,7 +207,7 @@ fn cookie<'a>(head: &'a HeaderMap, name: &str) -> Option<&'a str> {
     (found.len() <= CREDENTIAL_BYTES_MAX).then_some(found)
 }
 
-pub fn has_admin_key(app: &App, key: &str) -> bool {
+fn has_admin_key(app: &App, key: &str) -> bool {
     let expected = app.admin_key.expose();
     !expected.is_empty() && is_same(key, expected)
 }

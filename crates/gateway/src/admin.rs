@@ -4,7 +4,7 @@
 //! It judges nothing itself: the directory and the books say what may be, here it is said in HTTP.
 
 mod approvals;
-mod audit;
+pub mod audit;
 mod bills;
 mod budgets;
 mod caller;
@@ -121,7 +121,11 @@ pub async fn handle(
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Refusal> {
     let (head, incoming) = request.into_parts();
-    let operator = access::recognised(app, &head.method, &head.headers, peer);
+    let operator = access::recognised(app, &head.method, &head.headers, peer).and_then(|operator| {
+        // A tenant's own people and machines cannot fill the journal of all.
+        let rate = app.access.acts.may_act(&operator, !head.method.is_safe(), app.clock().now());
+        rate.map(|()| operator).map_err(Unknown::TooFast)
+    });
     // Whoever may not be heard is not listened to.
     let body = match operator {
         Ok(_) => body::read(incoming, BOOK_BYTES_MAX, app.server.body_timeout).await?,
@@ -160,7 +164,8 @@ fn refused_to(unknown: Unknown) -> Refused {
     match unknown {
         Unknown::Nobody => Refused::unknown_key(),
         Unknown::Forged => Refused::forged(),
-        Unknown::Shut(wait) => Refused::slowed(wait),
+        Unknown::Shut(wait) => Refused::slowed("too many wrong credentials came from your address", wait),
+        Unknown::TooFast(wait) => Refused::slowed("so many changes a second are too many for a tenant", wait),
     }
 }
 
@@ -176,6 +181,9 @@ impl Drop for Ends<'_> {
     fn drop(&mut self) {
         let Some(begun) = self.asked.begun.get() else { return };
         let (status, code) = self.outcome.map_or((None, Some("broke_off")), |(status, code)| (Some(status), code));
+        let approval = self.asked.approved.get().map(|number| format!("approval {number}"));
+        let by = [approval, begun.by.clone()].into_iter().flatten().collect::<Vec<_>>().join("; ");
+        let begun = &noted::Act { by: (!by.is_empty()).then_some(by), ..begun.clone() };
         if let Err(error) = noted::note(self.app, begun, Phase::Completed, status, code) {
             tracing::error!(%error, act = begun.act, "it was not noted what came of an act: the journal cannot be written");
         }

@@ -24,6 +24,7 @@ use tollgate_types::directory::{Change, Plan};
 use tollgate_types::{Clock, Refusal, RequestId, Timestamp};
 
 use crate::access::Access;
+use crate::admin::audit::Reads;
 use crate::alerts::Alerts;
 use crate::audit::Denials;
 use crate::config::{self, Config, Route, Routing};
@@ -57,6 +58,7 @@ pub struct App {
     /// How people and machines get into the control plane.
     pub access: Access,
     pub denials: Denials,
+    pub audit_reads: Reads,
     /// What verifies the audit log's checkpoints.
     pub audit_key: Verifier,
     /// The store's folder.
@@ -138,6 +140,7 @@ impl App {
             decisions: Decisions::default(),
             access: Access::new(config.access.as_ref()),
             denials: Denials::default(),
+            audit_reads: Reads::default(),
             audit_key: store.audit_key.clone(),
             dir: store.dir.clone(),
             routing: ArcSwap::from_pointee(config.routing.clone()),

@@ -2,16 +2,18 @@
 //! beginning cannot be noted does not happen.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use ring::digest;
 use tollgate_ledger::books::ChangeError;
 use tollgate_store::audit::retention::{self, Erased};
 use tollgate_store::journal::Sequence;
 use tollgate_store::store::Layout;
 use tollgate_types::access::Actor;
 use tollgate_types::audit::{AuditEntry, Phase, shortened};
-use tollgate_types::{RequestId, TenantId, Timestamp};
+use tollgate_types::{RequestId, TenantId, Timestamp, hex};
 
 use crate::app::App;
 
@@ -130,6 +132,23 @@ pub fn denied(app: &App, act: &Act, status: u16, code: &'static str) {
 pub fn tell_denials(app: &App, all: bool) {
     for (code, counted) in app.denials.over(app.clock().now(), all) {
         write(app, &counted.last.entry(Phase::Denied, Some(counted.status), Some(code), counted.more));
+    }
+}
+
+/// Notes with which configuration the gateway goes on: prices and providers may be in it.
+pub fn note_configuration(app: &App, act: &'static str, files: &[&Path]) {
+    let mut digest = digest::Context::new(&digest::SHA256);
+    for file in files {
+        match std::fs::read(file) {
+            Ok(content) => digest.update(&content),
+            Err(error) => tracing::warn!(%error, file = %file.display(), "it cannot be read to be noted"),
+        }
+    }
+    let subject = format!("configuration sha256:{}", hex(digest.finish().as_ref()));
+    let request = app.request_ids.next(app.clock().now());
+    let noted = Act { subject: subject.into(), ..Act::of(request, Actor::Gateway, act) };
+    if let Err(error) = note(app, &noted, Phase::Noted, None, None) {
+        tracing::error!(%error, act, "it was not noted: the journal cannot be written");
     }
 }
 

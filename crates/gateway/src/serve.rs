@@ -69,6 +69,7 @@ pub fn run(config_path: &Path) -> Result<()> {
         Signals::listen()?
     };
     let running = start(&config, Clock::System)?;
+    note_configuration(&running.app, "start", config_path, &config);
     tracing::info!(
         address = %running.address, workers = config.server.workers, tls = config.server.tls.is_some(),
         store = %config.store.dir.display(), routes = config.routing.routes.len(), "serving"
@@ -175,13 +176,21 @@ fn tidy_books(app: &App, indeterminate_age: Duration) {
     }
 }
 
+fn note_configuration(app: &App, act: &'static str, path: &Path, config: &Config) {
+    let books = config.price_books.iter().map(|book| &**book);
+    audit::note_configuration(app, act, &std::iter::once(path).chain(books).collect::<Vec<_>>());
+}
+
 /// Validated first, then all at once; what is wrong changes nothing.
 fn reload(app: &App, config_path: &Path, environment: &Environment) {
     let reloaded = Config::load(config_path, environment)
         .map_err(anyhow::Error::from)
-        .and_then(|config| app.reload(&config).map_err(anyhow::Error::from));
+        .and_then(|config| app.reload(&config).map(|()| config).map_err(anyhow::Error::from));
     match reloaded {
-        Ok(()) => tracing::info!(routes = app.routing().routes.len(), "configuration reloaded"),
+        Ok(config) => {
+            note_configuration(app, "reload", config_path, &config);
+            tracing::info!(routes = app.routing().routes.len(), "configuration reloaded");
+        }
         Err(error) => {
             tracing::error!(error = format!("{error:#}"), "configuration not reloaded; the last good one stays")
         }

@@ -1,4 +1,4 @@
-//! Slows down who guesses: from an address that presented too many wrong credentials nobody is heard for a while, whatever
+//! Slows down who guesses, and tenants that change too much at a time. Of who guesses: from an address that presented too many wrong credentials nobody is heard for a while, whatever
 //! they present then, or it could be told whether a guess was right.
 
 use std::collections::HashMap;
@@ -6,14 +6,22 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use tollgate_types::Timestamp;
+use tollgate_types::{TenantId, Timestamp};
+
+use super::Operator;
 
 /// So many wrong ones are mistakes.
 const MISTAKES: u32 = 10;
 /// Beyond them each costs so long.
 const EACH: Duration = Duration::from_secs(6);
+/// Nobody waits longer than this, however often they were wrong.
+const WAIT_MAX: Duration = Duration::from_secs(120);
 /// Addresses that are remembered. Where more guess, those that have waited longest are forgotten.
 const ADDRESSES_MAX: usize = 4_096;
+
+/// A tenant's changes: one each so long, and so many at once.
+const EACH_ACT: Duration = Duration::from_millis(100);
+const ACTS_AT_ONCE: u32 = 200;
 
 /// Wrong credentials by where they came from.
 #[derive(Debug, Default)]
@@ -36,7 +44,8 @@ impl Doors {
     pub fn failed(&self, peer: IpAddr, now: Timestamp) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let peer = neighbourhood(peer);
-        let forgotten_at = known.get(&peer).copied().unwrap_or(now).max(now).plus(EACH);
+        let latest = now.plus(EACH * MISTAKES + WAIT_MAX);
+        let forgotten_at = known.get(&peer).copied().unwrap_or(now).max(now).plus(EACH).min(latest);
         known.insert(peer, forgotten_at);
         if known.len() > ADDRESSES_MAX {
             known.retain(|_, forgotten_at| *forgotten_at > now);
@@ -49,8 +58,34 @@ impl Doors {
     }
 }
 
+/// How fast a tenant's own people and machines change things at the control plane, by tenant.
+#[derive(Debug, Default)]
+pub struct Acts(Mutex<HashMap<TenantId, Timestamp>>);
+
+// === impl Acts ===
+
+impl Acts {
+    /// Whether an operator of a tenant may change something now; else, when. Those of the operator's own may always.
+    ///
+    /// GCRA, as above: each change moves the time at which all are forgotten.
+    pub fn may_act(&self, operator: &Operator, changes: bool, now: Timestamp) -> Result<(), Duration> {
+        let tenant = operator.grants.first().and_then(|grant| grant.tenant.clone());
+        let Some(tenant) = tenant.filter(|_| changes && operator.is_tenants()) else { return Ok(()) };
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // As many as change something within seconds; each is a tenant that exists.
+        known.retain(|_, forgotten_at| *forgotten_at > now);
+        let forgotten_at = known.get(&tenant).copied().unwrap_or(now);
+        let (left, patience) = (forgotten_at.since(now), EACH_ACT * ACTS_AT_ONCE);
+        if left > patience {
+            return Err(left - patience);
+        }
+        known.insert(tenant, forgotten_at.max(now).plus(EACH_ACT));
+        Ok(())
+    }
+}
+
 /// Whoever has one address of a /64 has all of it.
-fn neighbourhood(peer: IpAddr) -> IpAddr {
+pub fn neighbourhood(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
         v4 => v4,
@@ -83,7 +118,9 @@ mod tests {
             shut
         });
         assert!(wait.is_some());
-        assert!(doors.may_try(there, now.plus(Duration::from_secs(3_600))).is_ok());
+        (0..10_000).for_each(|_| doors.failed(there, now));
+        assert!(doors.may_try(there, now).is_err_and(|wait| wait <= WAIT_MAX), "nobody is shut out for long");
+        assert!(doors.may_try(there, now.plus(WAIT_MAX)).is_ok());
     }
 
     #[test]

@@ -15,6 +15,7 @@ use tollgate_types::access::{Actor, Person};
 use tollgate_types::audit::Phase;
 use tollgate_types::{Refusal, RequestId, Timestamp};
 
+use super::doors::neighbourhood;
 use super::oidc::{Departure, OidcError};
 use super::{CSRF, Found, Grant, SignIn, cookie, is_same_site, random_text, seen, session_of};
 use crate::app::App;
@@ -25,7 +26,9 @@ use crate::http::routes::json;
 /// How long somebody may take to sign in at the provider.
 const AWAY_MAX: Duration = Duration::from_secs(10 * 60);
 /// People who are away to sign in. Where more leave, whoever left first has to begin anew.
-const AWAY_COUNT_MAX: usize = 1_000;
+const AWAY_COUNT_MAX: usize = 10_000;
+/// The same of one neighbourhood: who floods us, floods out their own neighbours only.
+const AWAY_TOGETHER_MAX: usize = 50;
 /// Largest body of a form.
 const FORM_BYTES_MAX: usize = 4 * 1024;
 /// Where one goes who did not say where.
@@ -41,6 +44,7 @@ struct Leaving {
     /// What the browser they left with bears.
     browser: String,
     next: String,
+    from: IpAddr,
     at: Timestamp,
 }
 
@@ -167,7 +171,9 @@ value="{csrf}"><button>Sign out</button></form>"#
             Err(error) => return self.unreachable(&error),
         };
         let next = if is_ours(&next) { next } else { HOME.to_owned() };
-        self.sign_in.away.leave(state, Leaving { departure, browser: browser.clone(), next, at: self.now }, self.now);
+        let from = neighbourhood(self.peer);
+        let leaving = Leaving { departure, browser: browser.clone(), next, from, at: self.now };
+        self.sign_in.away.leave(state, leaving, self.now);
         let mut response = empty(StatusCode::SEE_OTHER);
         set(response.headers_mut(), LOCATION, &address);
         // Not strict: one comes back from the provider's site.
@@ -178,8 +184,7 @@ value="{csrf}"><button>Sign out</button></form>"#
     /// Somebody comes back from the provider.
     async fn callback(&self, query: &str) -> Response<Body> {
         if let Err(wait) = self.app.access.doors.may_try(self.peer, self.now) {
-            return self
-                .refused(&format!("too many attempts from your address; try again in {} s", wait.as_secs() + 1));
+            return self.told(&format!("too many attempts from your address; try again in {} s", wait.as_secs() + 1));
         }
         let Ok(Callback { state, code, error }) = serde_urlencoded::from_str(query) else {
             return self.refused("the address is not understood");
@@ -187,7 +192,8 @@ value="{csrf}"><button>Sign out</button></form>"#
         // Whoever did not leave from this browser does not come back to it: nobody is signed in as somebody else.
         let browser = cookie(self.head, self.sign_in.settings.cookie_away());
         let Some(leaving) = self.sign_in.away.back(&state, browser, self.now) else {
-            return self.refused("you did not leave from here to sign in, or it was too long ago");
+            // Any page can have a browser come here: that is nobody's attempt.
+            return self.told("you did not leave from here to sign in, or it was too long ago");
         };
         let Some(code) = code else {
             let why = error.unwrap_or_default();
@@ -278,8 +284,13 @@ value="{csrf}"><button>Sign out</button></form>"#
         found.has_csrf(header.unwrap_or(&form)) && is_same_site(self.app, self.head)
     }
 
+    /// Somebody tried what is not right: too much of it is not heard.
     fn refused(&self, why: &str) -> Response<Body> {
         self.app.access.doors.failed(self.peer, self.now);
+        self.told(why)
+    }
+
+    fn told(&self, why: &str) -> Response<Body> {
         audit::denied(self.app, &Act::of(self.id, Actor::Nobody, "sign_in"), 403, "invalid_sign_in");
         let text =
             format!("<p>You were not signed in: {}.</p><p><a href=\"/auth/login\">Try again</a></p>", escaped(why));
@@ -319,10 +330,12 @@ impl Away {
     fn leave(&self, state: String, leaving: Leaving, now: Timestamp) {
         let mut away = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         away.retain(|_, leaving| now.since(leaving.at) < AWAY_MAX);
-        if away.len() >= AWAY_COUNT_MAX
-            && let Some(first) = away.iter().min_by_key(|(_, leaving)| leaving.at).map(|(state, _)| state.clone())
-        {
-            away.remove(&first);
+        let together = |other: &Leaving| other.from == leaving.from;
+        let crowded = away.values().filter(|other| together(other)).count() >= AWAY_TOGETHER_MAX;
+        if crowded || away.len() >= AWAY_COUNT_MAX {
+            let candidates = away.iter().filter(|(_, other)| !crowded || together(other));
+            let first = candidates.min_by_key(|(_, other)| other.at).map(|(state, _)| state.clone());
+            first.into_iter().for_each(|first| drop(away.remove(&first)));
         }
         away.insert(state, leaving);
     }

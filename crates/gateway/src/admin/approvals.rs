@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use axum::Json;
+use tokio::sync::Mutex;
 use tollgate_client::{Approval, ApprovalState, Decision, List, Somebody};
 use tollgate_guard::Act;
 use tollgate_types::access::{self, Actor, Decided};
@@ -19,6 +20,13 @@ use crate::access::random_text;
 
 /// An approval is of no use any more after this.
 const GOOD_FOR: Duration = Duration::from_secs(24 * 3_600);
+/// So many of one person's wait at a time.
+const OPEN_MAX: usize = 20;
+/// Longest description of what is asked for, in bytes: whoever decides reads all of it.
+const WHAT_BYTES_MAX: usize = 4_000;
+/// Held from looking at what is in force until it is changed: nobody raises a cap step by step, or lifts the rule in between,
+/// past who looks.
+pub static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 /// Bytes of randomness in an approval's number: not to be met twice.
 const ID_BYTES: usize = 8;
 
@@ -71,10 +79,14 @@ pub async fn decide(
     Ok(Json(shown(&found(&app)?, now)))
 }
 
-/// Goes on only with a second human's approval, which is then used up. Gives back its number.
+/// Goes on only with a second human's approval, which is then used up. Gives back its number. The first is a human, too: whoever
+/// has a machine's key may be the one who then agrees.
 ///
 /// Without one, or with one that nobody has decided on, the refusal says what to do.
 pub async fn agreed(caller: &Caller, act: Act, thing: &Thing, what: &str) -> Result<KeyId, Refused> {
+    if !caller.actor().is_human() {
+        return Err(Refused::not_for_machines(what));
+    }
     let app = caller.before_it_is_known_whose();
     let asked = caller.asked();
     let now = app.clock().now();
@@ -96,6 +108,7 @@ pub async fn agreed(caller: &Caller, act: Act, thing: &Thing, what: &str) -> Res
     }
     // Of two that come at once the journal takes one.
     change(&app, [Change::ApprovalUsed { id: number.clone(), at: now }]).await?;
+    caller.is_approved(number);
     Ok(number.clone())
 }
 
@@ -103,16 +116,23 @@ pub async fn agreed(caller: &Caller, act: Act, thing: &Thing, what: &str) -> Res
 async fn ask(caller: &Caller, act: Act, thing: &Thing, what: &str) -> Result<Refused, Refused> {
     let app = caller.before_it_is_known_whose();
     let (asked, now) = (caller.asked(), app.clock().now());
-    let earlier = app.books.with_directory(|directory| {
-        let same = |approval: &&access::Approval| {
-            approval.request == asked.digest
-                && is_same(&approval.asked_by, caller.actor())
-                && state(approval, now) == ApprovalState::Pending
+    if what.len() > WHAT_BYTES_MAX {
+        return Err(Refused::invalid("that is too much for a second human to read: ask for less at a time", None));
+    }
+    let (earlier, open) = app.books.with_directory(|directory| {
+        let waits = |approval: &&access::Approval| {
+            is_same(&approval.asked_by, caller.actor()) && state(approval, now) == ApprovalState::Pending
         };
-        directory.approvals.values().find(same).map(|approval| approval.id.clone())
+        let mut waiting = directory.approvals.values().filter(waits);
+        let open = waiting.clone().count();
+        let earlier = waiting.find(|approval| approval.request == asked.digest).map(|approval| approval.id.clone());
+        (earlier, open)
     });
     if let Some(number) = earlier {
         return Ok(Refused::approval_pending(&number, what));
+    }
+    if open >= OPEN_MAX {
+        return Err(Refused::conflict(format!("{open} things that you asked for wait for a second human already")));
     }
     let number = random_text::<ID_BYTES>().ok_or_else(|| Refused::busy("the system gives no randomness"))?;
     let number: KeyId = id("id", &format!("a{number}"))?;

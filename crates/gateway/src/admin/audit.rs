@@ -12,7 +12,8 @@ use futures_util::stream;
 use http::HeaderValue;
 use http::header::CONTENT_TYPE;
 use serde_json::Value;
-use tokio::sync::mpsc;
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, mpsc};
 use tollgate_audit::heads::Told;
 use tollgate_audit::note::{Checkpoint, encoded};
 use tollgate_audit::ocsf;
@@ -36,6 +37,11 @@ const PAGE_MAX: usize = 1_000;
 /// An export goes out in pieces of this size; so many wait for whoever reads them.
 const PIECE_BYTES: usize = 64 * 1024;
 const PIECES_WAITING: usize = 4;
+/// Exports at a time, and other questions of the log: each keeps a thread busy. Others are told to come again.
+const EXPORTS_MAX: usize = 4;
+const QUESTIONS_MAX: usize = 16;
+/// Whoever takes nothing of an export for so long has left.
+const TAKEN_WITHIN: Duration = Duration::from_secs(30);
 
 /// List entries, the newest first
 #[utoipa::path(get, path = "/admin/v1/audit", operation_id = "list_audit", tag = "audit", params(AuditQuery),
@@ -59,13 +65,20 @@ pub async fn list(caller: Caller, Asked(query): Asked<AuditQuery>) -> Result<Jso
     params(("n" = u64, Path, example = 1200)),
     responses((status = 200, description = "The entry", body = AuditProof), Refusals))]
 pub async fn show(caller: Caller, Id(n): Id<u64>) -> Result<Json<AuditProof>, Refused> {
+    // Whoever may see none need not have one looked for.
+    if !caller.is_tenants() {
+        caller.is_allowed(Act::ShowAuditEntry, &Thing::Platform)?;
+    }
+    let none = || Refused::not_found(format!("there is no audit entry '{n}'"));
     let found = read(&caller.before_it_is_known_whose(), move |log| proof_of(log, n)).await?;
-    let found = found.ok_or_else(|| Refused::not_found(format!("there is no audit entry '{n}'")))?;
+    let found = found.ok_or_else(none)?;
     let told = Told::parse(found.entry.as_bytes()).map_err(|error| Refused::internal("an entry is damaged", &error))?;
     let thing = match &told.tenant {
         Some(tenant) => {
             Thing::Told { tenant: id("tenant", tenant)?, what: "audit entry", name: n.to_string(), part: false }
         }
+        // The operator's own is to tenants what is another tenant's.
+        None if caller.is_tenants() => return Err(none()),
         None => Thing::Platform,
     };
     caller.may(Act::ShowAuditEntry, &thing).await?;
@@ -102,16 +115,19 @@ pub async fn export(caller: Caller, Asked(wanted): Asked<AuditExport>) -> Result
     if format == AuditFormat::Proof && tenant.is_none() {
         return Err(Refused::field("tenant", "whose entries are to be proved? The whole log is verified by its files"));
     }
+    let place = Arc::clone(&app.audit_reads.exports).try_acquire_owned().map_err(|_| busy())?;
     caught_up(&app).await?;
     let log = AuditReader::open(&Layout::of(&app.dir));
     let (out, pieces) = mpsc::channel(PIECES_WAITING);
     tokio::task::spawn_blocking(move || {
+        let _place = place;
         let mut out = Pieces { piece: Vec::with_capacity(PIECE_BYTES), out };
         let written = write(&log, tenant.as_ref(), format, &mut out).and_then(|()| Ok(out.flush()?));
         if let Err(error) = written {
             tracing::warn!(error = %format!("{error:#}"), "an export of the audit log ended early");
             // The answer breaks off: half a log must not look like a whole one.
-            let _ = out.out.blocking_send(Err(io::Error::other("the export ended early")));
+            // If nobody takes that either, it is broken off as well.
+            let _ = out.out.try_send(Err(io::Error::other("the export ended early")));
         }
     });
     let body = AnswerBody::from_stream(stream::unfold(pieces, async |mut pieces| Some((pieces.recv().await?, pieces))));
@@ -151,6 +167,7 @@ async fn read<T: Send + 'static>(
     app: &Arc<App>,
     question: impl FnOnce(&AuditReader) -> Result<T, AuditError> + Send + 'static,
 ) -> Result<T, Refused> {
+    let _place = app.audit_reads.questions.try_acquire().map_err(|_| busy())?;
     caught_up(app).await?;
     let log = AuditReader::open(&Layout::of(&app.dir));
     aside(move || question(&log)).await?.map_err(|error| Refused::internal("the audit log cannot be read", &error))
@@ -174,8 +191,25 @@ fn known_tenant(app: &App, tenant: Option<&String>) -> Result<Option<TenantId>, 
     Ok(tenant)
 }
 
+fn busy() -> Refused {
+    Refused::busy("too many read the audit log at this moment; ask again in a second")
+}
+
 fn nothing_signed() -> Refused {
     Refused::busy("nothing is signed yet; ask again in a second")
+}
+
+/// Places of those who read the log.
+#[derive(Debug)]
+pub struct Reads {
+    exports: Arc<Semaphore>,
+    questions: Semaphore,
+}
+
+impl Default for Reads {
+    fn default() -> Self {
+        Self { exports: Arc::new(Semaphore::new(EXPORTS_MAX)), questions: Semaphore::new(QUESTIONS_MAX) }
+    }
 }
 
 /// A writer whose pieces somebody else reads. Whoever stops reading ends it.
@@ -195,7 +229,49 @@ impl Write for Pieces {
 
     fn flush(&mut self) -> io::Result<()> {
         let piece = std::mem::replace(&mut self.piece, Vec::with_capacity(PIECE_BYTES));
-        let gone = |_| io::Error::new(io::ErrorKind::BrokenPipe, "nobody reads it any more");
-        self.out.blocking_send(Ok(piece.into())).map_err(gone)
+        let gone = || io::Error::new(io::ErrorKind::BrokenPipe, "nobody reads it any more");
+        let taken = tokio::time::timeout(TAKEN_WITHIN, self.out.send(Ok(piece.into())));
+        match Handle::current().block_on(taken) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(gone()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use http::{Method, Request, StatusCode};
+    use tollgate_types::{Clock, RequestId};
+
+    use super::*;
+    use crate::access::Operator;
+    use crate::config::{Config, Environment};
+
+    #[tokio::test]
+    async fn so_many_read_at_a_time_and_others_are_told_to_come_again() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let environment = Environment::of([
+            ("TOLLGATE_MASTER_KEY", &*"0f".repeat(32)),
+            ("TOLLGATE_ADMIN_KEY", "a-key-for-these-tests"),
+        ]);
+        let text = format!("[store]\ndir = {:?}\nsegment_bytes = 1048576\n", dir.path().join("data"));
+        let config = Config::parse(&text, Path::new("tollgate.toml"), &environment).expect("it holds");
+        let (app, store) = App::start(&config, Clock::System).expect("it starts");
+        let ask = async |path: &str| {
+            let request = Request::builder().method(Method::GET).uri(path).body(Bytes::new()).expect("a request");
+            super::super::answer(&app, Ok(Operator::admin()), RequestId(1), request).await.status()
+        };
+        let held = app.audit_reads.exports.try_acquire_many(u32::try_from(EXPORTS_MAX).expect("few")).expect("all");
+        assert_eq!(ask("/admin/v1/audit/export").await, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(ask("/admin/v1/audit").await, StatusCode::OK);
+        drop(held);
+        assert_eq!(ask("/admin/v1/audit/export").await, StatusCode::OK);
+        let held = app.audit_reads.questions.try_acquire_many(u32::try_from(QUESTIONS_MAX).expect("few")).expect("all");
+        assert_eq!(ask("/admin/v1/audit").await, StatusCode::SERVICE_UNAVAILABLE);
+        drop(held);
+        drop(app);
+        store.close();
     }
 }

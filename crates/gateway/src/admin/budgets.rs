@@ -3,7 +3,6 @@
 use axum::Json;
 use http::StatusCode;
 use smallvec::SmallVec;
-use tokio::sync::Mutex;
 use tollgate_client::{Basis, Budget, BudgetAlert, BudgetScope, BudgetSelector, BudgetSetting, List, Whose, Window};
 use tollgate_guard::Act;
 use tollgate_ledger::{Alert, BudgetState, Cap, CapSet};
@@ -18,8 +17,6 @@ use super::refused::{Refusals, Refused};
 use crate::alerts;
 use crate::app::App;
 
-/// Held from looking at a cap until it is changed: nobody raises one step by step past who looks.
-static SETTING: Mutex<()> = Mutex::const_new(());
 /// Thresholds of one budget at most.
 const ALERTS_MAX: usize = 8;
 
@@ -36,7 +33,7 @@ pub async fn set(caller: Caller, Body(setting): Body<BudgetSetting>) -> Result<J
         return Err(Refused::field("cap_usd", "is missing: a budget has a cap, or 'alerts', or both"));
     }
     let which = Which::read(&app, &setting.whose(), setting.window, setting.basis)?;
-    let _one_at_a_time = SETTING.lock().await;
+    let _one_at_a_time = approvals::ONE_AT_A_TIME.lock().await;
     if let Some(what) = which.is_raised(&app, cap) {
         approvals::agreed(&caller, Act::SetBudget, &thing, &what).await?;
     }
@@ -65,7 +62,7 @@ pub async fn remove(caller: Caller, Asked(selected): Asked<BudgetSelector>) -> R
     if which.state(&app).is_none() {
         return Err(Refused::not_found("there is no such budget"));
     }
-    let _one_at_a_time = SETTING.lock().await;
+    let _one_at_a_time = approvals::ONE_AT_A_TIME.lock().await;
     if let Some(what) = which.is_raised(&app, None) {
         approvals::agreed(&caller, Act::RemoveBudget, &thing, &what).await?;
     }

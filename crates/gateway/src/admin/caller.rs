@@ -39,6 +39,8 @@ pub struct Asked {
     pub approval: Option<KeyId>,
     /// What it was noted as when it began.
     pub begun: OnceLock<audit::Act>,
+    /// The approval that it used up.
+    pub approved: OnceLock<KeyId>,
 }
 
 /// A request's way to the gateway.
@@ -90,6 +92,7 @@ impl Asked {
             digest: sha256(&whole),
             approval: text(&APPROVAL).and_then(|number| number.parse().ok()),
             begun: OnceLock::new(),
+            approved: OnceLock::new(),
         }
     }
 }
@@ -118,7 +121,7 @@ impl Caller {
     /// tenant's thing only that there is none, in the words that are used where there is none.
     pub async fn may(&self, act: Act, thing: &Thing) -> Result<Arc<App>, Refused> {
         if let Err(refused) = self.is_allowed(act, thing) {
-            audit::denied(&self.app, &self.noted_as(act, thing), refused.status().as_u16(), refused.code());
+            audit::denied(&self.app, &self.denied_as(act, thing), refused.status().as_u16(), refused.code());
             return Err(refused);
         }
         self.begin(act, thing).await?;
@@ -130,7 +133,7 @@ impl Caller {
         let whose = thing.whose();
         let human = self.operator.actor.is_human();
         let mut anothers = true;
-        for grant in self.operator.grants.iter() {
+        for grant in self.operator.grants_for(act) {
             let who = Who::Operator { role: grant.role, tenant: grant.tenant.as_ref(), human };
             if self.app.guard.allows(who, act, whose) {
                 return Ok(());
@@ -141,6 +144,17 @@ impl Caller {
             Some(missing) if anothers => Err(missing.into()),
             _ => Err(Refused::role(&self.roles(), act.name())),
         }
+    }
+
+    /// Notes by which approval it is done.
+    pub fn is_approved(&self, number: &KeyId) {
+        // Nobody else sets it: a request is approved once.
+        let _ = self.asked.approved.set(number.clone());
+    }
+
+    /// Whether whoever asks belongs to tenants only.
+    pub fn is_tenants(&self) -> bool {
+        self.operator.is_tenants()
     }
 
     pub fn actor(&self) -> &Actor {
@@ -182,20 +196,18 @@ impl Caller {
         if self.asked.begun.get().is_some() {
             return Ok(());
         }
+        // What comes of it is noted also where the caller leaves while this waits. Nobody else sets it: a request has one handler.
+        let _ = self.asked.begun.set(noted_as.clone());
         let begun = match act {
             // What was stolen must be stopped, also where the journal takes no new work.
             Act::RevokeKey | Act::RevokeServiceKey | Act::EndSessions => audit::note_at_once(&self.app, &noted_as),
             _ => audit::note(&self.app, &noted_as, Phase::Begun, None, None),
         };
-        audit::durable(&self.app, begun).await.map_err(|error| Refused::unavailable(&error))?;
-        // Nobody else sets it: a request has one handler.
-        let _ = self.asked.begun.set(noted_as);
-        Ok(())
+        audit::durable(&self.app, begun).await.map_err(|error| Refused::unavailable(&error))
     }
 
     fn noted_as(&self, act: Act, thing: &Thing) -> audit::Act {
         let glass = self.operator.glass.as_ref().map(|(approval, _)| format!("break-glass {approval}"));
-        let approval = self.asked.approval.as_ref().map(|approval| format!("approval {approval}"));
         audit::Act {
             request: self.asked.id,
             trace: self.asked.trace,
@@ -203,8 +215,24 @@ impl Caller {
             act: act.name(),
             tenant: thing.tenant().cloned(),
             subject: Arc::clone(&self.asked.path),
-            by: approval.or(glass),
+            by: glass,
         }
+    }
+
+    /// A denial is the affair of whoever it was denied to: another tenant must not be told who asked for its things, and what
+    /// nobody is has no log.
+    fn denied_as(&self, act: Act, thing: &Thing) -> audit::Act {
+        let own = self.operator.grants.iter().find_map(|grant| grant.tenant.clone());
+        let exists =
+            |tenant: &&TenantId| self.app.books.with_directory(|directory| directory.tenants.contains_key(*tenant));
+        let is_own =
+            |tenant: &&TenantId| self.operator.grants.iter().any(|grant| grant.tenant.as_ref() == Some(*tenant));
+        let tenant = match thing.tenant() {
+            Some(tenant) if is_own(&tenant) => Some(tenant.clone()),
+            _ if self.operator.is_tenants() => own,
+            named => named.filter(exists).cloned(),
+        };
+        audit::Act { tenant, ..self.noted_as(act, thing) }
     }
 
     fn roles(&self) -> String {

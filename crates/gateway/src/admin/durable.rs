@@ -30,9 +30,19 @@ pub async fn change(app: &Arc<App>, changes: impl IntoIterator<Item = Change>) -
 }
 
 /// An index of many keys takes a while to make: not on a thread that serves.
+///
+/// A thread of its own: whoever keeps all others busy does not keep a stolen key good.
 async fn publish(app: &Arc<App>) -> Result<(), Refused> {
     let app = Arc::clone(app);
-    aside(move || app.publish_directory()).await
+    let (done, published) = tokio::sync::oneshot::channel();
+    let work = move || {
+        app.publish_directory();
+        // Whoever waited for it may have left.
+        let _ = done.send(());
+    };
+    let began = std::thread::Builder::new().name("publish".into()).spawn(work);
+    began.map_err(|error| Refused::internal("no thread can be made", &error))?;
+    published.await.map_err(|error| Refused::internal("the work broke off", &error))
 }
 
 /// Does what blocks (files, the view) on a thread made for it.

@@ -29,9 +29,14 @@ pub async fn set(
         return Err(Refused::field("audit_days", "must be at least 1"));
     }
     let oversight = Oversight { second_human: settings.second_human, audit_days: settings.audit_days };
-    let before = app.books.with_directory(|directory| oversight_of(directory, &plan.id));
-    if before.second_human && !oversight.second_human {
-        let what = format!("let caps of those on plan {} be raised by one person alone", plan.id);
+    let _one_at_a_time = approvals::ONE_AT_A_TIME.lock().await;
+    let (before, known) = app
+        .books
+        .with_directory(|directory| (oversight_of(directory, &plan.id), directory.plans.get(&plan.id).cloned()));
+    // What is charged, what is held, and for how long it is told, decide what a cap is worth.
+    if before.second_human && (known.as_ref() != Some(&plan) || before != oversight) {
+        let terms = serde_json::to_string(&settings).unwrap_or_default();
+        let what = format!("set the terms of plan {}, which is watched by two, to {terms}", plan.id);
         approvals::agreed(&caller, Act::SetPlan, &Thing::Platform, &what).await?;
     }
     let set = (before != oversight).then(|| Change::OversightSet(OversightSet { plan: plan.id.clone(), oversight }));

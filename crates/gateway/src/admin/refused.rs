@@ -71,9 +71,9 @@ impl Refused {
     }
 
     /// Somebody tries too often.
-    pub fn slowed(wait: Duration) -> Self {
+    pub fn slowed(why: &str, wait: Duration) -> Self {
         let seconds = wait.as_secs() + 1;
-        let message = format!("too many wrong credentials came from your address; try again in {seconds} s");
+        let message = format!("{why}; try again in {seconds} s");
         let header = Some(Box::new((RETRY_AFTER, seconds.into())));
         Self { status: StatusCode::TOO_MANY_REQUESTS, code: "rate_limited", message, param: None, header }
     }
@@ -95,6 +95,12 @@ impl Refused {
         );
         let header = HeaderValue::from_str(id.as_str()).ok().map(|id| Box::new((APPROVAL, id)));
         Self { status: StatusCode::CONFLICT, code: "approval_pending", message, param: None, header }
+    }
+
+    /// What takes two humans is begun by one.
+    pub fn not_for_machines(what: &str) -> Self {
+        let message = format!("{what}: that takes two humans, and a key is none; sign in (/auth) and ask again");
+        Self { status: StatusCode::FORBIDDEN, code: "role_denied", message, param: None, header: None }
     }
 
     /// Nobody agrees to what they asked for themselves.
@@ -165,7 +171,10 @@ impl IntoResponses for Refusals {
                 "409",
                 "`conflict`: it exists already; `approval_pending`: a second human is needed, see `x-tollgate-approval`",
             ),
-            ("429", "`rate_limited`: too many wrong credentials from there; see `retry-after`"),
+            (
+                "429",
+                "`rate_limited`: too many wrong credentials from there, or a tenant changes too much at a time; see `retry-after`",
+            ),
             ("503", "`ledger_unavailable`: the journal cannot be written, so it is not said to be done"),
         ];
         all.map(|(status, when)| (status.to_owned(), RefOr::T(described(when)))).into()

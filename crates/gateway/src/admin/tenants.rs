@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use axum::Json;
 use http::StatusCode;
-use tokio::sync::Mutex;
 use tollgate_client::{List, NewTenant, Tenant, TenantSettings};
 use tollgate_guard::Act;
 use tollgate_types::directory::{self, Change, Plan};
@@ -20,8 +19,6 @@ use crate::app::App;
 
 /// Every tenant has it, so that a key needs no project of its own.
 pub const DEFAULT_PROJECT: &str = "default";
-/// Held from looking at a tenant's terms until they are changed: of two changes at once neither is lost.
-static SETTING: Mutex<()> = Mutex::const_new(());
 
 /// Create a tenant, with a project `default`
 #[utoipa::path(post, path = "/admin/v1/tenants", operation_id = "create_tenant", tag = "tenants", request_body = NewTenant,
@@ -55,20 +52,23 @@ pub async fn set(
     let app = caller.may(Act::SetTenant, &Thing::Tenant(tenant.clone())).await?;
     let plan: Option<PlanId> = optional_id("plan", settings.plan.as_ref())?;
     let zone: Option<Zone> = optional_id("time_zone", settings.time_zone.as_ref())?;
+    let terms = serde_json::to_string(&settings).unwrap_or_default();
     let tariff = settings.tariff.map(|given| given.as_ref().map(tariffs::read).transpose()).transpose()?;
-    let _one_at_a_time = SETTING.lock().await;
+    let _one_at_a_time = approvals::ONE_AT_A_TIME.lock().await;
     let now = app.books.with_directory(|directory| directory.tenant(&tenant).cloned())?;
+    let (was, watched_plan) = (now.clone(), now.plan.clone());
     let watched = app.books.with_directory(|directory| directory.oversight_of(&tenant).second_human);
-    if watched && plan.as_ref().is_some_and(|plan| *plan != now.plan) {
-        let what = format!("move tenant {tenant} from plan {} to another", now.plan);
-        approvals::agreed(&caller, Act::SetTenant, &Thing::Tenant(tenant.clone()), &what).await?;
-    }
     let changed = Change::TenantChanged {
         id: tenant.clone(),
         plan: plan.unwrap_or(now.plan),
         zone: zone.unwrap_or(now.zone),
         tariff: tariff.map_or(now.tariff, |tariff| tariff.map(Box::new)),
     };
+    let same = Change::TenantChanged { id: tenant.clone(), plan: was.plan, zone: was.zone, tariff: was.tariff };
+    if watched && changed != same {
+        let what = format!("change the terms of tenant {tenant}, now on plan {watched_plan}: {terms}");
+        approvals::agreed(&caller, Act::SetTenant, &Thing::Tenant(tenant.clone()), &what).await?;
+    }
     change(&app, [changed]).await?;
     let tenant = app.books.with_directory(|directory| directory.tenant(&tenant).cloned())?;
     Ok(Json(shown(&app, &tenant)))

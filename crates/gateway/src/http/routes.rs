@@ -41,7 +41,7 @@ pub async fn handle(app: Arc<App>, peer: IpAddr, request: Request<Incoming>) -> 
         }
         (&Method::GET, "/healthz") if tenant.is_none() => Ok(text(StatusCode::OK, "ok\n")),
         (&Method::GET, "/readyz") if tenant.is_none() => Ok(ready(&app)),
-        (&Method::GET, "/metrics") if tenant.is_none() => metrics(&app, request.headers()),
+        (&Method::GET, "/metrics") if tenant.is_none() => metrics(&app, peer, request.headers()),
         (_, rest) if tenant.is_none() && rest.starts_with("/admin/v1/") => admin::handle(&app, id, peer, request).await,
         (_, rest) if tenant.is_none() && (rest == "/auth" || rest.starts_with("/auth/")) => {
             access::handle(&app, id, peer, request).await
@@ -73,12 +73,11 @@ fn ready(app: &App) -> Response<Body> {
     }
 }
 
-/// Metrics name tenants: on an address that others reach, they are for the bearer of the admin key.
-fn metrics(app: &App, headers: &HeaderMap) -> Result<Response<Body>, Refusal> {
-    if !app.server.listen.ip().is_loopback()
-        && !headers::api_key(headers).is_some_and(|key| access::has_admin_key(app, key))
-    {
-        return Err(Refusal::InvalidApiKey);
+/// Metrics name tenants: on an address that others reach, they are for the operator's people and machines.
+fn metrics(app: &App, peer: IpAddr, headers: &HeaderMap) -> Result<Response<Body>, Refusal> {
+    if !app.server.listen.ip().is_loopback() {
+        let known = access::recognised(app, &Method::GET, headers, peer);
+        known.ok().filter(|operator| !operator.is_tenants()).ok_or(Refusal::InvalidApiKey)?;
     }
     let mut response = text(StatusCode::OK, &app.render_metrics());
     let openmetrics = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");

@@ -135,8 +135,8 @@ test("a second human agrees, and the command line goes on with her token", async
   await ada.signIn("ada");
   await grace.signIn("grace");
   const tenant = "watched-by-two";
-  assert.equal((await ada.admin("PUT", "plans/watched", { second_human: true })).status, 200);
-  assert.equal((await ada.admin("POST", "tenants", { id: tenant, plan: "watched" })).status, 201);
+  assert.equal((await ada.admin("PUT", "plans/by-two", { second_human: true })).status, 200);
+  assert.equal((await ada.admin("POST", "tenants", { id: tenant, plan: "by-two" })).status, 201);
   const token = await ada.token();
   const tollgate = (...args) =>
     execFileSync(process.env.TOLLGATE_BIN, ["--json", ...args], {

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod admin_body;
+pub mod audit;
 pub mod chat_request;
 pub mod config;
 pub mod headers;
@@ -31,7 +32,7 @@ pub struct Target {
 }
 
 /// All of them, by the names of the binaries.
-pub const TARGETS: [Target; 14] = [
+pub const TARGETS: [Target; 15] = [
     ids_and_money::TARGET,
     price_book::TARGET,
     chat_request::CHAT,
@@ -46,6 +47,7 @@ pub const TARGETS: [Target; 14] = [
     receipt::TARGET,
     policy::MODULE,
     policy::ARCHIVE,
+    audit::TARGET,
 ];
 
 /// A second reading of a JSON object. `None` if it holds a number that no float can: such a one passes through us as it

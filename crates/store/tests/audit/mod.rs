@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use tollgate_audit::entry::Whose;
+use tollgate_audit::heads::Told;
 use tollgate_audit::note::{Checkpoint, Verifier, origin};
 use tollgate_audit::tree::{is_consistent, is_included, leaf_hash};
 use tollgate_audit::view::verify_view;
@@ -398,6 +399,82 @@ fn what_is_too_old_is_erased_and_everything_else_is_proved_as_before() {
     fs::write(&path, text.replacen("\"cost\":\"1", "\"cost\":\"2", 1)).expect("written");
     let refused = retain(&folder.layout(), |_| Some(Timestamp(i64::MAX))).expect_err("refused").to_string();
     assert!(refused.contains("is not what it was"), "{refused}");
+}
+
+/// The numbers, tenants and whether they are erased, of all entries.
+fn erasures(folder: &Folder) -> Vec<(u64, Option<String>, bool)> {
+    let mut all = Vec::new();
+    let keep = |n, line: &str| {
+        let told = Told::parse(line.as_bytes()).expect("an entry");
+        all.push((n, told.tenant.as_deref().map(str::to_owned), told.erased.is_some()));
+        Ok(())
+    };
+    folder.reader().for_each(None, keep).expect("readable");
+    all
+}
+
+#[test]
+fn only_the_beginning_of_a_tenants_entries_is_erased_and_nothing_of_the_operators() {
+    let folder = Folder::new(100);
+    let note = folder.grow(345);
+    // Of a the entries before 250 are due. Of b none is due at first: its terms say so only later.
+    let due = |upto: i64| Timestamp(1_800_000_000_000_000 + upto * 1_000_000);
+    retain(&folder.layout(), |tenant| tenant.is_none_or(|tenant| tenant.as_str() == "a").then(|| due(250)))
+        .expect("erased");
+    for (n, tenant, erased) in erasures(&folder) {
+        assert_eq!(erased, tenant.as_deref() == Some("a") && n + 1 < 250, "{n} of {tenant:?}");
+    }
+    audit::verify(&folder.audit(), Some(&note), Some(&folder.verifier())).expect("in order");
+    // One of b's in the first file is, by its time, not due; the ones after it are kept with it, also in other files.
+    let asked = std::cell::Cell::new(0);
+    let late = |tenant: Option<&TenantId>| {
+        tenant.filter(|tenant| tenant.as_str() == "b")?;
+        asked.set(asked.get() + 1);
+        Some(due(if asked.get() == 5 { 0 } else { 345 }))
+    };
+    let erased = retain(&folder.layout(), late).expect("erased");
+    assert_eq!((erased, asked.get()), (Erased { entries: 4, files: 1 }, 5));
+    audit::verify(&folder.audit(), Some(&note), Some(&folder.verifier())).expect("in order");
+}
+
+#[test]
+fn what_is_damaged_keeps_its_text_and_the_rest_is_erased_all_the_same() {
+    let change = |text: String| {
+        let at = text.find("\"tenant\":\"a\"").expect("one of a's");
+        let begins = text[..at].rfind('\n').map_or(0, |at| at + 1);
+        (text[..begins].lines().count(), begins, at)
+    };
+    for readable in [true, false] {
+        let folder = Folder::new(100);
+        folder.grow(345);
+        let path = folder.audit().join("entries-00000000000000000100.jsonl");
+        let mut text = fs::read(&path).expect("text");
+        let (nth, begins, at) = change(String::from_utf8(text.clone()).expect("text"));
+        text[if readable { begins + 30 } else { at }] = if readable { b'9' } else { b'x' };
+        fs::write(&path, &text).expect("written");
+        let refused =
+            retain(&folder.layout(), |tenant| tenant.map(|_| Timestamp(i64::MAX))).expect_err("one is damaged");
+        let damaged = 100 + nth as u64;
+        let AuditError::NotErased { first, damaged: 1, erased } = &refused else { panic!("{refused}") };
+        assert!(first.contains("0100.jsonl") && erased.files == 3, "{refused}");
+        let left = fs::read(&path).expect("text");
+        let line = text[begins..].split(|byte| *byte == b'\n').next().expect("a line");
+        assert!(left.split(|byte| *byte == b'\n').any(|now| now == line), "it is as it was");
+        let last_sealed = 300;
+        for name in ["000", "100", "200"] {
+            let content = fs::read_to_string(folder.audit().join(format!("entries-{name:0>20}.jsonl"))).expect("text");
+            for told in
+                content.lines().filter_map(|line| Told::parse(line.as_bytes()).ok()).filter(|told| told.n != damaged)
+            {
+                let due = match told.tenant.as_deref() {
+                    None => false,
+                    Some("a") => told.n < damaged,
+                    Some(_) => told.n < last_sealed,
+                };
+                assert_eq!(told.erased.is_some(), due, "{} of {:?}, readable: {readable}", told.n, told.tenant);
+            }
+        }
+    }
 }
 
 #[test]

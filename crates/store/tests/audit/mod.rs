@@ -478,6 +478,35 @@ fn what_is_damaged_keeps_its_text_and_the_rest_is_erased_all_the_same() {
 }
 
 #[test]
+fn a_quiet_tenants_last_entry_is_sought_in_a_few_files_and_an_export_is_complete_all_the_same() {
+    let folder = Folder::new(20);
+    folder.grow(730);
+    let reader = folder.reader();
+    let of_a = |lines: &str| lines.lines().filter(|line| line.contains(",\"tenant\":\"a\",")).count();
+    let mut all = Vec::new();
+    reader.export(Some(&tenant("a")), &mut all).expect("readable");
+    let count = of_a(std::str::from_utf8(&all).expect("text"));
+    // Files in which a has nothing, and no heads: nobody knows what was before them.
+    for (name, content) in files(&folder.audit()) {
+        if name.starts_with("heads") {
+            fs::remove_file(folder.audit().join(&name)).expect("removed");
+        } else if name.starts_with("entries") && *name >= *"entries-00000000000000000620.jsonl" {
+            let text = String::from_utf8(content).expect("text");
+            let without = text.replace("\"tenant\":\"a\",", "\"tenant\":\"c\",");
+            fs::write(folder.audit().join(&name), without).expect("written");
+        }
+    }
+    assert_eq!(reader.newest(Some(&tenant("a")), None, 10).expect("readable"), Vec::<String>::new());
+    let found = reader.newest(Some(&tenant("a")), Some(700), 10).expect("readable");
+    assert!(found.is_empty(), "four files before 700 are not enough");
+    assert_eq!(reader.newest(Some(&tenant("a")), Some(680), 10).expect("readable").len(), 10, "but before 680");
+    let mut left = Vec::new();
+    reader.export(Some(&tenant("a")), &mut left).expect("readable");
+    let left = of_a(std::str::from_utf8(&left).expect("text"));
+    assert!(left > 100 && left < count, "{left} of {count}");
+}
+
+#[test]
 fn the_auditors_script_comes_to_the_same_root_and_finds_what_was_changed() {
     let folder = Folder::new(100);
     let notes = [folder.grow(64), folder.grow(345)];

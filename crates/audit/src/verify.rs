@@ -2,7 +2,7 @@
 //! goes through the files from front to back and keeps little of them. What is wrong is named: the first bad entry where
 //! one can be told, else the entries between two checkpoints.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufRead, Read};
 
 use crate::heads::{Heads, Strange, Told};
@@ -25,7 +25,7 @@ pub struct Report {
     /// Signed checkpoints of its own, and the size of the newest.
     pub checkpoints: usize,
     pub signed: u64,
-    /// Whether a key was given, so that signatures could be checked.
+    /// Whether a key was given, and it verified a signature at least.
     pub signatures_checked: bool,
     /// Something was being written at the end, beyond the newest checkpoint.
     pub unfinished: bool,
@@ -52,6 +52,8 @@ pub enum Fault {
     Heads { size: u64, reason: &'static str },
     #[error("the entries' files begin with entry {first} where {expected} is the next")]
     Files { first: u64, expected: u64 },
+    #[error("the log has {size} entries and no signed checkpoint of its own: nothing of it is signed")]
+    Unsigned { size: u64 },
     #[error("reading: {0}")]
     Io(#[from] io::Error),
 }
@@ -75,11 +77,16 @@ pub struct Verification<H> {
     /// The largest size at which the root was right.
     confirmed: u64,
     kept_heads: BTreeMap<u64, String>,
+    /// The largest size of which heads were given: texts are erased before it only.
+    sealed: u64,
     erased: u64,
+    /// Tenants that have an entry with its text: none of theirs that come later may be erased.
+    whole: BTreeSet<Box<str>>,
     checkpoints: usize,
     signed: u64,
     given: Option<u64>,
     verifier: Option<Verifier>,
+    signatures: usize,
     unfinished: bool,
 }
 
@@ -118,11 +125,14 @@ impl<H: Read> Verification<H> {
             expected: BTreeMap::new(),
             confirmed: 0,
             kept_heads: BTreeMap::new(),
+            sealed: 0,
             erased: 0,
+            whole: BTreeSet::new(),
             checkpoints: 0,
             signed: 0,
             given: None,
             verifier,
+            signatures: 0,
             unfinished: false,
         };
         for (nth, note) in (1..).zip(notes(own)) {
@@ -151,12 +161,14 @@ impl<H: Read> Verification<H> {
             None => Checkpoint::of_note(note),
         };
         let checkpoint = read.map_err(|reason| Fault::Checkpoint { whose, reason })?;
+        self.signatures += usize::from(self.verifier.is_some());
         self.expected.entry(checkpoint.size).or_default().push((checkpoint.root, whose));
         Ok(checkpoint)
     }
 
-    /// Takes the heads that are kept for some size. They are compared when the entries have come so far.
+    /// Takes the heads that are kept for some size, before the entries. They are compared when the entries have come so far.
     pub fn keep_heads(&mut self, size: u64, text: String) {
+        self.sealed = self.sealed.max(size);
         self.kept_heads.insert(size, text);
     }
 
@@ -188,7 +200,6 @@ impl<H: Read> Verification<H> {
         };
         let told = Told::parse(line).map_err(|strange| wrong(strange.to_string()))?;
         let leaf = told.leaf(line).ok_or_else(|| wrong("its hash is no hash".to_owned()))?;
-        self.erased += u64::from(told.erased.is_some());
         let mut stored = Vec::new();
         self.frontier.push(leaf, |hash| stored.push(*hash));
         for (level, hash) in stored.iter().enumerate() {
@@ -206,10 +217,32 @@ impl<H: Read> Verification<H> {
                 Err(error) => return Err(error.into()),
             }
         }
+        self.erasure(&told).map_err(|reason| wrong(reason.to_owned()))?;
         self.heads.follow(&told).map_err(|strange: Strange| wrong(strange.to_string()))?;
         self.compare_root()?;
         self.compare_heads()?;
         Ok(true)
+    }
+
+    /// Whether it may be erased, if it is: retention takes a tenant's entries from the first on, and never the operator's. Whose an
+    /// erased entry was is not in its hash, but in the heads after it, which are signed.
+    fn erasure(&mut self, told: &Told<'_>) -> Result<(), &'static str> {
+        let tenant = told.tenant.as_deref();
+        if told.erased.is_none() {
+            if let Some(tenant) = tenant.filter(|tenant| !self.whole.contains(*tenant)) {
+                self.whole.insert(tenant.into());
+            }
+            return Ok(());
+        }
+        self.erased += 1;
+        match tenant {
+            None => Err("it is erased, but no tenant's: those are kept for ever"),
+            Some(tenant) if self.whole.contains(tenant) => {
+                Err("it is erased, but an earlier entry of the same tenant is not")
+            }
+            Some(_) if told.n >= self.sealed => Err("it is erased, but no heads that are kept come after it"),
+            Some(_) => Ok(()),
+        }
     }
 
     fn compare_root(&mut self) -> Result<(), Fault> {
@@ -250,6 +283,9 @@ impl<H: Read> Verification<H> {
         if more && !self.unfinished && size == self.signed {
             return Err(Fault::Entry { n: size, reason: "it has a hash, but is not there".to_owned() });
         }
+        if size > 0 && self.signed == 0 {
+            return Err(Fault::Unsigned { size });
+        }
         Ok(Report {
             size,
             root: self.frontier.root(),
@@ -257,7 +293,7 @@ impl<H: Read> Verification<H> {
             erased: self.erased,
             checkpoints: self.checkpoints,
             signed: self.signed,
-            signatures_checked: self.verifier.is_some(),
+            signatures_checked: self.signatures > 0,
             unfinished: self.unfinished || more,
         })
     }

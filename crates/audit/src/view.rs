@@ -1,5 +1,7 @@
 //! What a tenant is given of the log: a signed checkpoint, then each of its entries with the path to that checkpoint's root. It
-//! can be verified with nothing else: no entry was changed, and between the first and the last none is left out.
+//! can be verified with nothing else: no entry was changed, and between the first whole one and the last none is left out. What
+//! was erased comes before that, and nothing is proved of it but that its hashes are in the log: whose it was and which came before
+//! it are not in a hash.
 //!
 //! One line each. The checkpoint is a JSON string; an entry is `{"entry":"...","path":["...",...]}`, the entry's own line as a
 //! string and the hashes in Base64 from the leaf up.
@@ -33,6 +35,8 @@ pub struct ViewReport {
     pub erased: u64,
     pub first: Option<u64>,
     pub last: Option<u64>,
+    /// The first whole entry: from it on none was changed or left out. `None`: all that was shown is erased.
+    pub proved_from: Option<u64>,
     pub signature_checked: bool,
 }
 
@@ -62,7 +66,8 @@ pub fn write_entry(entry: &str, path: &[Hash], mut out: impl Write) -> io::Resul
     out.write_all(b"\n")
 }
 
-/// Reads a tenant's view. Each entry must be the tenant's, be in the tree, and say truly which one was before it.
+/// Reads a tenant's view. Each entry must be the tenant's and be in the tree; each whole one must say truly which one was before
+/// it, and after a whole one none may be erased.
 pub fn verify_view(
     mut view: impl BufRead,
     tenant: &TenantId,
@@ -78,7 +83,8 @@ pub fn verify_view(
     let read = verifier.map_or_else(|| Checkpoint::of_note(&note), |verifier| verifier.checkpoint(&note));
     let checkpoint = read.map_err(ViewFault::Checkpoint)?;
     let signature_checked = verifier.is_some();
-    let mut report = ViewReport { checkpoint, entries: 0, erased: 0, first: None, last: None, signature_checked };
+    let mut report =
+        ViewReport { checkpoint, entries: 0, erased: 0, first: None, last: None, proved_from: None, signature_checked };
     for number in 2.. {
         if next(&mut line)? == 0 {
             break;
@@ -99,7 +105,15 @@ impl ViewReport {
         if told.tenant.as_deref() != Some(tenant.as_str()) {
             return wrong("it is not this tenant's");
         }
-        if told.prev != self.last || self.last.is_some_and(|last| told.n <= last) {
+        let erased = told.erased.is_some();
+        if erased && self.proved_from.is_some() {
+            return wrong("it is erased, but an earlier one is not");
+        }
+        if self.last.is_some_and(|last| told.n <= last) {
+            return wrong("it comes after a later one");
+        }
+        // What an erased one says of the one before it is in no hash.
+        if !erased && told.prev != self.last {
             return wrong("the entry that it says was before it is not the one before it: some are left out");
         }
         let path = shown.path.iter().map(|hash| note::decoded::<HASH_BYTES>(hash)).collect::<Option<Vec<_>>>();
@@ -110,7 +124,11 @@ impl ViewReport {
             return wrong("it is not in the log of that checkpoint");
         }
         self.entries += 1;
-        self.erased += u64::from(told.erased.is_some());
+        if erased {
+            self.erased += 1;
+        } else {
+            self.proved_from = self.proved_from.or(Some(told.n));
+        }
         self.first = self.first.or(Some(told.n));
         self.last = Some(told.n);
         Ok(())

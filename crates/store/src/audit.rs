@@ -52,6 +52,12 @@ pub enum AuditError {
          restore the journal from its copy, or, to go on without them, move the folder of the audit log away"
     )]
     JournalBehind { path: PathBuf, held: u64, last: u64 },
+    #[error(
+        "not all of the audit log that is too old was erased, for it was damaged or tampered with: {first} ({damaged} such in \
+         all). Those keep their texts, and so does what their tenants have later; {} other entries were erased",
+        erased.entries
+    )]
+    NotErased { first: String, damaged: u64, erased: retention::Erased },
     #[error("record {given} was to be entry {next}: the audit log is read again")]
     OutOfOrder { given: u64, next: u64 },
     #[error("a write failed before; the audit log is opened again")]
@@ -83,7 +89,8 @@ impl Default for Options {
 }
 
 /// Verifies the log in a folder, which may be in use or a copy: every entry against its hash, the hashes against every signed
-/// checkpoint, and against one that was kept elsewhere. Without a key no signature is checked.
+/// checkpoint, and against one that was kept elsewhere. Without a key no signature is checked. Where nothing is signed, that is a
+/// fault.
 pub fn verify(dir: &Path, given: Option<&str>, verifier: Option<&Verifier>) -> Result<Report, VerifyError> {
     // The checkpoints first: what is written meanwhile comes after the newest of them.
     let own = match fs::read(dir.join(CHECKPOINTS)) {

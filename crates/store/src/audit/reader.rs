@@ -19,6 +19,18 @@ use crate::store::Layout;
 /// A tenant with fewer entries than this is exported entry by entry; for one with more, the whole log is read through.
 const CHAIN_MAX: usize = 20_000;
 
+/// So many files are read through, the newest first, for a tenant's last entry, where no heads say which it is: one answer reads a
+/// bounded amount.
+const SOUGHT_FILES_MAX: usize = 4;
+
+/// A tenant's last entry, as far as it was sought.
+enum Last {
+    Is(u64),
+    None,
+    /// It is not in the files that were read.
+    GivenUp,
+}
+
 /// Cheap to make and to clone: it opens files as it needs them.
 #[derive(Clone, Debug)]
 pub struct AuditReader {
@@ -50,14 +62,19 @@ impl AuditReader {
 
     /// The line of an entry.
     pub fn entry(&self, n: u64) -> Result<Option<String>, AuditError> {
-        let firsts = segments::list(&self.dir)?;
+        self.entry_in(&segments::list(&self.dir)?, n)
+    }
+
+    /// The same, where it is known with which entries the files begin.
+    fn entry_in(&self, firsts: &[u64], n: u64) -> Result<Option<String>, AuditError> {
         let Some(first) = firsts.iter().rev().find(|first| **first <= n) else { return Ok(None) };
         let line = segments::line_of(&segments::path_of(&self.dir, *first), n)?;
         Ok(line.and_then(|line| String::from_utf8(line).ok()))
     }
 
     /// The newest entries, or a tenant's, the newest first; those before entry `before` only. A tenant's are found by following
-    /// what each says of the one before it.
+    /// what each says of the one before it. Where its last one is not in the newest files before `before`, and no heads say which it
+    /// is, none is given.
     pub fn newest(
         &self,
         tenant: Option<&TenantId>,
@@ -65,13 +82,15 @@ impl AuditReader {
         limit: usize,
     ) -> Result<Vec<String>, AuditError> {
         let before = before.unwrap_or(u64::MAX).min(self.size()?);
-        let mut next = match tenant {
-            Some(tenant) => self.last_of(tenant, before)?,
+        let firsts = segments::list(&self.dir)?;
+        let mut next = match tenant.map(|tenant| self.last_of(tenant, before, &firsts)).transpose()? {
+            Some(Last::Is(n)) => Some(n),
+            Some(Last::None | Last::GivenUp) => None,
             None => before.checked_sub(1),
         };
         let mut lines = Vec::new();
         while let Some(n) = next.filter(|_| lines.len() < limit) {
-            let Some(line) = self.entry(n)? else { break };
+            let Some(line) = self.entry_in(&firsts, n)? else { break };
             next = match tenant {
                 Some(_) => self.told(&line)?.prev.filter(|previous| *previous < n),
                 None => n.checked_sub(1),
@@ -82,25 +101,28 @@ impl AuditReader {
     }
 
     /// A tenant's last entry before one.
-    fn last_of(&self, tenant: &TenantId, before: u64) -> Result<Option<u64>, AuditError> {
+    fn last_of(&self, tenant: &TenantId, before: u64, firsts: &[u64]) -> Result<Last, AuditError> {
         // A page goes on where the one before it ended: at an entry of the tenant's.
-        if let Some(line) = self.entry(before)? {
+        if let Some(line) = self.entry_in(firsts, before)? {
             let told = self.told(&line)?;
             if told.tenant.as_deref() == Some(tenant.as_str()) {
-                return Ok(told.prev);
+                return Ok(Last::of(told.prev));
             }
         }
         let mark = segments::mark_of(tenant);
-        for first in segments::list(&self.dir)?.into_iter().rev().filter(|first| *first < before) {
+        for (read, first) in firsts.iter().copied().rev().filter(|first| *first < before).enumerate() {
+            if read == SOUGHT_FILES_MAX {
+                return Ok(Last::GivenUp);
+            }
             if let Some(n) = segments::last_with(&segments::path_of(&self.dir, first), &mark, before)? {
-                return Ok(Some(n));
+                return Ok(Last::Is(n));
             }
             let heads = fs::read_to_string(heads_path(&self.dir, first)).ok();
             if let Some(heads) = heads.and_then(|text| heads_of_note(&text, None).ok()) {
-                return Ok(heads.previous(tenant));
+                return Ok(Last::of(heads.previous(tenant)));
             }
         }
-        Ok(None)
+        Ok(Last::None)
     }
 
     /// The newest signed checkpoint, as a note.
@@ -151,8 +173,9 @@ impl AuditReader {
         each: &mut impl FnMut(u64, &str) -> io::Result<()>,
     ) -> Result<u64, AuditError> {
         if let Some(few) = tenant.map(|tenant| self.few_of(tenant, size)).transpose()?.flatten() {
+            let firsts = segments::list(&self.dir)?;
             for n in few.iter().rev() {
-                let line = self.entry(*n)?.unwrap_or_default();
+                let line = self.entry_in(&firsts, *n)?.unwrap_or_default();
                 each(*n, &line).map_err(|source| io_at(&self.dir, source))?;
             }
             return Ok(few.len() as u64);
@@ -182,15 +205,21 @@ impl AuditReader {
         Ok(count)
     }
 
-    /// A tenant's entries, the last first; `None`, if there are many.
+    /// A tenant's entries, the last first; `None`, if there are many, or it would take long to find the last.
     fn few_of(&self, tenant: &TenantId, size: u64) -> Result<Option<Vec<u64>>, AuditError> {
-        let (mut next, mut all) = (self.last_of(tenant, size)?, Vec::new());
+        let firsts = segments::list(&self.dir)?;
+        let mut next = match self.last_of(tenant, size, &firsts)? {
+            Last::Is(n) => Some(n),
+            Last::None => None,
+            Last::GivenUp => return Ok(None),
+        };
+        let mut all = Vec::new();
         while let Some(n) = next {
             if all.len() >= CHAIN_MAX {
                 return Ok(None);
             }
             all.push(n);
-            let line = self.entry(n)?.unwrap_or_default();
+            let line = self.entry_in(&firsts, n)?.unwrap_or_default();
             next = self.told(&line)?.prev.filter(|previous| *previous < n);
         }
         Ok(Some(all))
@@ -230,6 +259,14 @@ impl AuditReader {
         let path = self.dir.join(HASHES);
         let file = File::open(&path).map_err(|source| io_at(&path, source))?;
         Ok(Hashes { path, file })
+    }
+}
+
+// === impl Last ===
+
+impl Last {
+    fn of(n: Option<u64>) -> Self {
+        n.map_or(Self::None, Self::Is)
     }
 }
 

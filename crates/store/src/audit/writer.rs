@@ -1,8 +1,9 @@
 //! Appends to the log, and signs it. There is one writer, and nothing waits for it during a request.
 //!
 //! The order of writes makes recovery simple: entries, then their hashes; both synced before a checkpoint is signed or heads are
-//! kept. So what a signature stands for is on the disk, and whatever comes after it is cut back to what is whole and made
-//! again from the journal. What is made again below the newest checkpoint must come out with the root that was signed.
+//! kept. So what a signature stands for is on the disk. Whatever comes after it nobody stands for, be it whole or not: it is cut off
+//! and made again from the journal; without a checkpoint that is all of it. What is made again below the newest checkpoint must
+//! come out with the root that was signed.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -62,22 +63,29 @@ struct Found {
     bytes: u64,
     /// Those where a file began, of late.
     passed: Vec<Heads>,
+    /// How many entries have hashes, signed or not.
+    held: u64,
 }
 
 // === impl AuditWriter ===
 
 impl AuditWriter {
-    /// Opens the log behind a journal that ends at record `last`, and cuts it back to what is whole.
+    /// Opens the log behind a journal that ends at record `last`, and cuts it back to what is whole and signed.
     pub fn open(dir: &Path, key: &AuditKey, options: &Options, last: Sequence) -> Result<Self, AuditError> {
         let signer = key.signer(&origin(&options.issuer));
         let checkpoints = Checkpoints::open(dir.join(CHECKPOINTS), &signer.verifier())?;
         let hashes = open_hashes(&dir.join(HASHES))?;
         let signed = checkpoints.newest().cloned();
-        let found = Reading { dir, signer: &signer, signed: signed.as_ref(), hashes: &hashes }.read(last)?;
+        let size = signed.as_ref().map_or(0, |signed| signed.size);
+        let found = Reading { dir, signer: &signer, signed: size, hashes: &hashes }.read()?;
         // Nothing is changed before it is clear that the log is of this journal, and is what was signed.
-        let held = found.heads.size.max(signed.as_ref().map_or(0, |signed| signed.size));
+        let held = found.held.max(size);
         if held > last {
             return Err(AuditError::JournalBehind { path: dir.to_owned(), held, last });
+        }
+        if signed.is_none() && found.held > 0 {
+            let has = found.held;
+            tracing::warn!(has, "no checkpoint of the audit log is there: all of it is made again from the journal");
         }
         let ahead = signed.filter(|signed| signed.size > found.heads.size);
         if let Some(signed) = checkpoints.newest().filter(|_| ahead.is_none()) {
@@ -88,7 +96,7 @@ impl AuditWriter {
             let has = found.heads.size;
             tracing::warn!(has, signed = ahead.size, "the audit log is made again from the journal");
         }
-        let Found { heads, frontier, first, bytes, passed } = found;
+        let Found { heads, frontier, first, bytes, passed, held: _ } = found;
         cut(dir, &hashes, heads.size, first, bytes)?;
         let mut writer = Self {
             dir: dir.to_owned(),
@@ -258,7 +266,8 @@ fn compare(dir: &Path, signed: &Checkpoint, root: Hash) -> Result<(), AuditError
 struct Reading<'a> {
     dir: &'a Path,
     signer: &'a Signer,
-    signed: Option<&'a Checkpoint>,
+    /// How many entries the newest checkpoint stands for.
+    signed: u64,
     hashes: &'a Hashes,
 }
 
@@ -274,16 +283,24 @@ enum Step {
 // === impl Reading ===
 
 impl Reading<'_> {
-    /// Begins at the newest heads that have all their entries and hashes, and goes on from there entry by entry.
-    fn read(&self, last: Sequence) -> Result<Found, AuditError> {
+    /// Begins at the newest heads that have all their entries and hashes, and goes on from there entry by entry, as far as they
+    /// are signed.
+    fn read(&self) -> Result<Found, AuditError> {
         let length = self.hashes.file.metadata().map_err(|source| io_at(&self.hashes.path, source))?.len();
-        let hashed = tree::leaves_of(length / HASH_BYTES as u64);
+        let held = tree::leaves_of(length / HASH_BYTES as u64);
+        let hashed = held.min(self.signed);
         let firsts = segments::list(self.dir)?;
         let begins = self.begin(&firsts, hashed)?;
         let base = begins.size;
         let frontier = Frontier::read(base, |level, index| self.hashes.read(level, index))?;
-        let start =
-            || Found { heads: begins.clone(), frontier: frontier.clone(), first: base, bytes: 0, passed: Vec::new() };
+        let start = || Found {
+            heads: begins.clone(),
+            frontier: frontier.clone(),
+            first: base,
+            bytes: 0,
+            passed: Vec::new(),
+            held,
+        };
         let mut found = start();
         for first in firsts.into_iter().filter(|first| *first >= base) {
             if first != found.heads.size {
@@ -306,9 +323,6 @@ impl Reading<'_> {
                     );
                     return Ok(start());
                 }
-            }
-            if found.heads.size > last {
-                break;
             }
         }
         Ok(found)
@@ -363,15 +377,12 @@ impl Reading<'_> {
         Ok(file)
     }
 
-    /// Follows one whole line. One that is not what its hash says, below what was signed, was not left so by a crash.
+    /// Follows one whole line that was signed. One that is not what its hash says was not left so by a crash.
     fn read_line(&self, found: &mut Found, line: &[u8], stored: &mut impl Read) -> Result<Step, AuditError> {
         let n = found.heads.size;
         let wrong = |reason: String| {
-            if self.signed.is_some_and(|signed| n < signed.size) {
-                let path = segments::path_of(self.dir, found.first);
-                return Err(AuditError::Contradiction { path, reason: format!("entry {n}: {reason}") });
-            }
-            Ok(Step::Torn)
+            let path = segments::path_of(self.dir, found.first);
+            Err(AuditError::Contradiction { path, reason: format!("entry {n}: {reason}") })
         };
         let told = match Told::parse(line) {
             Ok(told) if told.erased.is_some() => return Ok(Step::Erased),

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use tollgate_audit::entry::Whose;
+use tollgate_audit::heads::Told;
 use tollgate_audit::note::{Checkpoint, Verifier, origin};
 use tollgate_audit::tree::{is_consistent, is_included, leaf_hash};
 use tollgate_audit::view::verify_view;
@@ -400,6 +401,111 @@ fn what_is_too_old_is_erased_and_everything_else_is_proved_as_before() {
     assert!(refused.contains("is not what it was"), "{refused}");
 }
 
+/// The numbers, tenants and whether they are erased, of all entries.
+fn erasures(folder: &Folder) -> Vec<(u64, Option<String>, bool)> {
+    let mut all = Vec::new();
+    let keep = |n, line: &str| {
+        let told = Told::parse(line.as_bytes()).expect("an entry");
+        all.push((n, told.tenant.as_deref().map(str::to_owned), told.erased.is_some()));
+        Ok(())
+    };
+    folder.reader().for_each(None, keep).expect("readable");
+    all
+}
+
+#[test]
+fn only_the_beginning_of_a_tenants_entries_is_erased_and_nothing_of_the_operators() {
+    let folder = Folder::new(100);
+    let note = folder.grow(345);
+    // Of a the entries before 250 are due. Of b none is due at first: its terms say so only later.
+    let due = |upto: i64| Timestamp(1_800_000_000_000_000 + upto * 1_000_000);
+    retain(&folder.layout(), |tenant| tenant.is_none_or(|tenant| tenant.as_str() == "a").then(|| due(250)))
+        .expect("erased");
+    for (n, tenant, erased) in erasures(&folder) {
+        assert_eq!(erased, tenant.as_deref() == Some("a") && n + 1 < 250, "{n} of {tenant:?}");
+    }
+    audit::verify(&folder.audit(), Some(&note), Some(&folder.verifier())).expect("in order");
+    // One of b's in the first file is, by its time, not due; the ones after it are kept with it, also in other files.
+    let asked = std::cell::Cell::new(0);
+    let late = |tenant: Option<&TenantId>| {
+        tenant.filter(|tenant| tenant.as_str() == "b")?;
+        asked.set(asked.get() + 1);
+        Some(due(if asked.get() == 5 { 0 } else { 345 }))
+    };
+    let erased = retain(&folder.layout(), late).expect("erased");
+    assert_eq!((erased, asked.get()), (Erased { entries: 4, files: 1 }, 5));
+    audit::verify(&folder.audit(), Some(&note), Some(&folder.verifier())).expect("in order");
+}
+
+#[test]
+fn what_is_damaged_keeps_its_text_and_the_rest_is_erased_all_the_same() {
+    let change = |text: String| {
+        let at = text.find("\"tenant\":\"a\"").expect("one of a's");
+        let begins = text[..at].rfind('\n').map_or(0, |at| at + 1);
+        (text[..begins].lines().count(), begins, at)
+    };
+    for readable in [true, false] {
+        let folder = Folder::new(100);
+        folder.grow(345);
+        let path = folder.audit().join("entries-00000000000000000100.jsonl");
+        let mut text = fs::read(&path).expect("text");
+        let (nth, begins, at) = change(String::from_utf8(text.clone()).expect("text"));
+        text[if readable { begins + 30 } else { at }] = if readable { b'9' } else { b'x' };
+        fs::write(&path, &text).expect("written");
+        let refused =
+            retain(&folder.layout(), |tenant| tenant.map(|_| Timestamp(i64::MAX))).expect_err("one is damaged");
+        let damaged = 100 + nth as u64;
+        let AuditError::NotErased { first, damaged: 1, erased } = &refused else { panic!("{refused}") };
+        assert!(first.contains("0100.jsonl") && erased.files == 3, "{refused}");
+        let left = fs::read(&path).expect("text");
+        let line = text[begins..].split(|byte| *byte == b'\n').next().expect("a line");
+        assert!(left.split(|byte| *byte == b'\n').any(|now| now == line), "it is as it was");
+        let last_sealed = 300;
+        for name in ["000", "100", "200"] {
+            let content = fs::read_to_string(folder.audit().join(format!("entries-{name:0>20}.jsonl"))).expect("text");
+            for told in
+                content.lines().filter_map(|line| Told::parse(line.as_bytes()).ok()).filter(|told| told.n != damaged)
+            {
+                let due = match told.tenant.as_deref() {
+                    None => false,
+                    Some("a") => told.n < damaged,
+                    Some(_) => told.n < last_sealed,
+                };
+                assert_eq!(told.erased.is_some(), due, "{} of {:?}, readable: {readable}", told.n, told.tenant);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_quiet_tenants_last_entry_is_sought_in_a_few_files_and_an_export_is_complete_all_the_same() {
+    let folder = Folder::new(20);
+    folder.grow(730);
+    let reader = folder.reader();
+    let of_a = |lines: &str| lines.lines().filter(|line| line.contains(",\"tenant\":\"a\",")).count();
+    let mut all = Vec::new();
+    reader.export(Some(&tenant("a")), &mut all).expect("readable");
+    let count = of_a(std::str::from_utf8(&all).expect("text"));
+    // Files in which a has nothing, and no heads: nobody knows what was before them.
+    for (name, content) in files(&folder.audit()) {
+        if name.starts_with("heads") {
+            fs::remove_file(folder.audit().join(&name)).expect("removed");
+        } else if name.starts_with("entries") && *name >= *"entries-00000000000000000620.jsonl" {
+            let text = String::from_utf8(content).expect("text");
+            let without = text.replace("\"tenant\":\"a\",", "\"tenant\":\"c\",");
+            fs::write(folder.audit().join(&name), without).expect("written");
+        }
+    }
+    assert_eq!(reader.newest(Some(&tenant("a")), None, 10).expect("readable"), Vec::<String>::new());
+    let found = reader.newest(Some(&tenant("a")), Some(700), 10).expect("readable");
+    assert!(found.is_empty(), "four files before 700 are not enough");
+    assert_eq!(reader.newest(Some(&tenant("a")), Some(680), 10).expect("readable").len(), 10, "but before 680");
+    let mut left = Vec::new();
+    reader.export(Some(&tenant("a")), &mut left).expect("readable");
+    let left = of_a(std::str::from_utf8(&left).expect("text"));
+    assert!(left > 100 && left < count, "{left} of {count}");
+}
+
 #[test]
 fn the_auditors_script_comes_to_the_same_root_and_finds_what_was_changed() {
     let folder = Folder::new(100);
@@ -419,6 +525,29 @@ fn the_auditors_script_comes_to_the_same_root_and_finds_what_was_changed() {
     }
     retain(&folder.layout(), |_| Some(Timestamp(1_800_000_150_000_000))).expect("erased");
     assert!(run().0, "what was erased has left its hash");
+    // What is passed off as erased is named: the operator's, a later one of a tenant's, and one given to who has nothing else.
+    let fine = files(&audit);
+    for (name, whole) in
+        fine.iter().filter(|(name, _)| name.contains("entries-") && name.as_str() >= "entries-00000000000000000200")
+    {
+        let text = std::str::from_utf8(whole).expect("text");
+        for line in text.lines().filter(|line| !line.contains("\"erased\":")).take(12) {
+            let told = Told::parse(line.as_bytes()).expect("an entry");
+            let given = Told { tenant: Some("nobody".into()), prev: None, ..told.clone() };
+            let of = [(told.tenant.is_none() || told.n >= 300, &told), (told.tenant.is_none(), &given)];
+            for stub in
+                of.into_iter().filter(|(hidden, _)| *hidden).map(|(_, told)| told.stub(&leaf_hash(line.as_bytes())))
+            {
+                fs::write(audit.join(name), text.replacen(line, &stub, 1)).expect("written");
+                let (passed, said) = run();
+                let said = String::from_utf8_lossy(&said);
+                assert!(!passed && said.starts_with("NOT IN ORDER"), "{stub}: {said}");
+                let named = said.contains(&format!("entry {} ", told.n)) || said.contains("the heads after entry 300");
+                assert!(named, "{stub}: {said}");
+            }
+        }
+        fs::write(audit.join(name), whole).expect("written");
+    }
     let path = audit.join("entries-00000000000000000300.jsonl");
     let text = fs::read_to_string(&path).expect("text");
     fs::write(&path, text.replacen("\"cost\":\"1", "\"cost\":\"2", 1)).expect("written");

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use tollgate_audit::heads::{Heads, Told};
 use tollgate_audit::tree::{Frontier, leaf_hash};
 use tollgate_audit::verify::{Fault, Report};
-use tollgate_store::audit::{self, VerifyError};
+use tollgate_store::audit::{self, AuditError, VerifyError};
 
 use super::{Folder, files, write_files};
 
@@ -221,4 +221,104 @@ fn an_entry_that_was_taken_out_or_slipped_in_is_found_even_with_all_hashes_and_n
     changed.retain(|name, _| !name.starts_with("heads"));
     let fault = audited.verify(&changed).expect_err("one is new");
     assert!(matches!(fault, Fault::Between { after: 90, upto: 215, .. }), "{fault}");
+}
+
+#[test]
+fn an_entry_that_is_passed_off_as_erased_is_found_and_named() {
+    let audited = Audited::new();
+    let lines = audited.lines();
+    let told = |n: usize| {
+        let line = lines[n].strip_suffix(b"\n").expect("a line");
+        (Told::parse(line).expect("an entry"), leaf_hash(line))
+    };
+    let with = |stubs: &[(usize, Vec<u8>)]| {
+        let mut changed = lines.clone();
+        stubs.iter().for_each(|(n, stub)| changed[*n] = [stub.as_slice(), b"\n"].concat());
+        audited.verify(&audited.with_lines(&changed))
+    };
+    let mut of_the_operator = 0;
+    for n in 0..lines.len() {
+        let (entry, leaf) = told(n);
+        let fault = match entry.tenant {
+            None => {
+                of_the_operator += 1;
+                // Given to somebody who has nothing else, its hash is the same; but the heads that were signed do not know him.
+                let given = Told { tenant: Some("nobody".into()), prev: None, ..entry.clone() };
+                let fault = with(&[(n, given.stub(&leaf).into_bytes())]).expect_err("given away");
+                let expected = if n < 300 {
+                    matches!(fault, Fault::Heads { .. })
+                } else {
+                    fault.first_bad_entry() == Some(n as u64)
+                };
+                assert!(expected, "{n}: {fault}");
+                with(&[(n, entry.stub(&leaf).into_bytes())]).expect_err("the operator's")
+            }
+            Some(_) if entry.prev.is_some() => with(&[(n, entry.stub(&leaf).into_bytes())]).expect_err("in the middle"),
+            Some(_) => continue,
+        };
+        assert!(matches!(fault, Fault::Entry { .. }), "{n}: {fault}");
+        assert_eq!(fault.first_bad_entry(), Some(n as u64), "{fault}");
+    }
+    assert!(of_the_operator > 20);
+    // A beginning is what retention erases, too.
+    let (first, leaf) = told((0..lines.len()).find(|n| told(*n).0.tenant.is_some()).expect("there"));
+    let n = usize::try_from(first.n).expect("small");
+    assert_eq!(with(&[(n, first.stub(&leaf).into_bytes())]).expect("in order").erased, 1);
+}
+
+#[test]
+fn a_log_of_which_nothing_is_signed_is_not_in_order_and_no_signature_was_checked() {
+    let audited = Audited::new();
+    let verifier = audited.folder.verifier();
+    let mut lines = audited.lines();
+    let line = String::from_utf8(lines[7].clone()).expect("text");
+    lines[7] = line.replacen("\"salt\":\"", "\"salt\":\"0", 1).into_bytes();
+    let mut changed = audited.with_lines_and_hashes(&lines);
+    for emptied in [true, false] {
+        if emptied {
+            changed.insert("checkpoints".to_owned(), Vec::new());
+        } else {
+            changed.remove("checkpoints");
+        }
+        write_files(&audited.folder.audit(), &changed);
+        for key in [Some(&verifier), None] {
+            let found = audit::verify(&audited.folder.audit(), None, key);
+            assert!(matches!(found, Err(VerifyError::Fault(Fault::Unsigned { size: SIZE }))), "{found:?}");
+        }
+    }
+    write_files(&audited.folder.audit(), &audited.whole);
+    let checked = |key| audit::verify(&audited.folder.audit(), None, key).expect("in order").signatures_checked;
+    assert!(checked(Some(&verifier)) && !checked(None));
+}
+
+#[test]
+fn what_is_not_signed_is_not_trusted_at_a_start_but_made_again_from_the_journal() {
+    let audited = Audited::new();
+    let mut lines = audited.lines();
+    let line = String::from_utf8(lines[320].clone()).expect("text");
+    lines[320] = line.replacen("\"salt\":\"", "\"salt\":\"0", 1).into_bytes();
+    let forged = audited.with_lines_and_hashes(&lines);
+    let notes = String::from_utf8(audited.whole["checkpoints"].clone()).expect("text");
+    // Without checkpoints, with none in the file, and with fewer than there were.
+    for kept in [None, Some(0), Some(2), Some(4)] {
+        let mut changed = forged.clone();
+        changed.remove("checkpoints");
+        if let Some(parts) = kept {
+            let fewer: String = notes.split_inclusive("\n\n").take(parts).collect();
+            changed.insert("checkpoints".to_owned(), fewer.into_bytes());
+        }
+        write_files(&audited.folder.audit(), &changed);
+        assert_eq!(audited.folder.grow(SIZE), audited.held, "{kept:?}: the journal's, and signed as before");
+        let mut now = files(&audited.folder.audit());
+        let (now_notes, whole) =
+            (now.remove("checkpoints"), audited.whole.iter().filter(|(name, _)| *name != "checkpoints"));
+        assert!(now_notes.is_some_and(|now| notes.as_bytes().ends_with(&now[now.len().saturating_sub(50)..])));
+        assert!(now.iter().eq(whole), "{kept:?}");
+    }
+    // More than the journal has is not thrown away.
+    let mut changed = audited.whole.clone();
+    changed.remove("checkpoints");
+    write_files(&audited.folder.audit(), &changed);
+    let refused = audited.folder.open(SIZE - 1).expect_err("refused");
+    assert!(matches!(refused, AuditError::JournalBehind { held: SIZE, .. }), "{refused}");
 }

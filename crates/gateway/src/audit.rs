@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ring::digest;
 use tollgate_ledger::books::ChangeError;
+use tollgate_store::audit::AuditError;
 use tollgate_store::audit::retention::{self, Erased};
 use tollgate_store::journal::Sequence;
 use tollgate_store::store::Layout;
@@ -164,17 +165,23 @@ pub fn retain(app: &App) {
         return;
     }
     let layout = Layout::of(&app.dir);
-    match retention::retain(&layout, |tenant| tenant.and_then(|tenant| cutoffs.get(tenant).copied())) {
-        Ok(Erased { entries: 0, .. }) => {}
-        Ok(Erased { entries, .. }) => {
-            tracing::info!(entries, "erased from the audit log: older than their plans keep them");
-            let act = Act::of(app.request_ids.next(now), Actor::Gateway, "erase_audit");
-            let count = u32::try_from(entries).unwrap_or(u32::MAX);
-            if let Err(error) = app.books.note(act.entry(Phase::Noted, None, None, count)) {
-                tracing::error!(%error, "the erasure was not noted: the journal cannot be written");
-            }
+    let erased = match retention::retain(&layout, |tenant| tenant.and_then(|tenant| cutoffs.get(tenant).copied())) {
+        Ok(erased) => erased,
+        Err(AuditError::NotErased { first, damaged, erased }) => {
+            tracing::error!(%first, damaged, "entries of the audit log were not erased: they are not what they were");
+            erased
         }
-        Err(error) => tracing::error!(%error, "nothing could be erased from the audit log"),
+        Err(error) => return tracing::error!(%error, "nothing could be erased from the audit log"),
+    };
+    let Erased { entries, .. } = erased;
+    if entries > 0 {
+        tracing::info!(entries, "erased from the audit log: older than their plans keep them");
+        // Auditors hold the sum of these against what is erased.
+        let act = Act::of(app.request_ids.next(now), Actor::Gateway, "erase_audit");
+        let count = u32::try_from(entries).unwrap_or(u32::MAX);
+        if let Err(error) = app.books.note(act.entry(Phase::Noted, None, None, count)) {
+            tracing::error!(%error, "the erasure was not noted: the journal cannot be written");
+        }
     }
 }
 

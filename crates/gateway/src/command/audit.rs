@@ -174,20 +174,23 @@ fn verify_proof(tenant: &TenantId, proof: &Path, verifier: Option<&Verifier>) ->
     let file = File::open(proof).map_err(|error| Failure::Failed(format!("{}: {error}", proof.display())))?;
     match view::verify_view(BufReader::new(file), tenant, verifier) {
         Ok(report) => {
-            let ViewReport { checkpoint, entries, erased, first, last, signature_checked } = &report;
+            let ViewReport { checkpoint, entries, erased, first, last, proved_from, signature_checked } = &report;
             let told = fields(&[
                 ("entries", entries.to_string()),
                 ("the first", or_none(first.as_ref())),
                 ("the last", or_none(last.as_ref())),
                 ("erased by retention", erased.to_string()),
+                ("proved to be whole from", or_none(proved_from.as_ref())),
                 ("in a log of", format!("{} entries", checkpoint.size)),
                 ("signature checked", yes(*signature_checked).to_owned()),
             ]);
             let said = json!({
-                "verified": true, "entries": entries, "erased": erased, "first": first, "last": last,
+                "verified": true, "entries": entries, "erased": erased, "first": first, "last": last, "proved_from": proved_from,
                 "size": checkpoint.size, "signature_checked": signature_checked,
             });
-            let text = format!("{told}\n\nEach is in the log, and none of {tenant}'s between them is left out.");
+            let from = or_none(proved_from.as_ref());
+            let text =
+                format!("{told}\n\nEach is in the log, and none of {tenant}'s from entry {from} on is left out.");
             Ok(Answer::new(text, &said))
         }
         Err(fault) => {

@@ -147,9 +147,9 @@ fn by_key(app: &App, key: &str, now: Timestamp) -> Option<Operator> {
     if key.len() > CREDENTIAL_BYTES_MAX {
         return None;
     }
-    if key.starts_with(SERVICE_KEY_PREFIX) {
+    if let Some(rest) = key.strip_prefix(SERVICE_KEY_PREFIX) {
         // Its id is in it: one is looked at, however many there are.
-        let id: KeyId = key[SERVICE_KEY_PREFIX.len()..].split('_').next()?.parse().ok()?;
+        let id: KeyId = rest.split('_').next()?.parse().ok()?;
         let known = app.books.with_directory(|directory| directory.service_keys.get(&id).cloned())?;
         if known.digest != app.vault.digest(key) || !known.is_good_at(now) {
             return None;

@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use http::header::{COOKIE, HeaderName, ORIGIN, USER_AGENT};
 use http::{HeaderMap, Method};
-use ring::digest::{SHA256, digest};
 use ring::hmac;
 use ring::rand::{SecureRandom, SystemRandom};
 use tollgate_guard::{Act, Role};
@@ -21,6 +20,7 @@ use tollgate_types::{KeyId, TenantId, Timestamp, hex};
 
 use crate::app::App;
 use crate::config;
+use crate::digest::sha256;
 use crate::http::headers;
 
 pub use doors::{Acts, Doors};
@@ -194,10 +194,7 @@ fn is_same_site(app: &App, head: &HeaderMap) -> bool {
 /// Where somebody sits and what they look with: a session that is carried elsewhere was stolen.
 fn seen(head: &HeaderMap, peer: IpAddr) -> [u8; 32] {
     let agent = head.get(USER_AGENT).map(http::HeaderValue::as_bytes).unwrap_or_default();
-    let mut told = peer.to_canonical().to_string().into_bytes();
-    told.push(0);
-    told.extend_from_slice(agent);
-    sha256(&told)
+    sha256(&[peer.to_canonical().to_string().as_bytes(), b"\0", agent])
 }
 
 fn cookie<'a>(head: &'a HeaderMap, name: &str) -> Option<&'a str> {
@@ -217,12 +214,6 @@ fn is_same(presented: &str, expected: &str) -> bool {
     let hasher = hmac::Key::new(hmac::HMAC_SHA256, b"credential");
     let tag = hmac::sign(&hasher, expected.as_bytes());
     hmac::verify(&hasher, presented.as_bytes(), tag.as_ref()).is_ok()
-}
-
-pub fn sha256(bytes: &[u8]) -> [u8; 32] {
-    let mut out = [0; 32];
-    out.copy_from_slice(digest(&SHA256, bytes).as_ref());
-    out
 }
 
 /// A text that nobody can guess, of so many random bytes.

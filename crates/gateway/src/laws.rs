@@ -5,7 +5,6 @@ use std::collections::hash_map::Entry;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ring::digest::SHA256;
 use tollgate_admission::Laws;
 use tollgate_policy::signature::{self, VerifyingKey};
 use tollgate_policy::trial::{Outcome, Trial};
@@ -13,6 +12,8 @@ use tollgate_policy::{Bundle, Law, archive};
 use tollgate_store::store::Layout;
 use tollgate_types::directory::Directory;
 use tollgate_types::hex;
+
+use crate::digest::sha256;
 
 /// A bundle from outside: signed, if a key is configured; compiled; and its own tests, if it has any, pass. The error is for
 /// whoever sent it.
@@ -37,7 +38,7 @@ pub fn kept(dir: &Path, digest: &[u8; 32]) -> Result<Law, String> {
     let path = file(dir, digest);
     let wrong = |problem: &dyn std::fmt::Display| format!("{}: {problem}", path.display());
     let bytes = std::fs::read(&path).map_err(|error| wrong(&error))?;
-    if self::digest(&bytes) != *digest {
+    if sha256(&[&bytes]) != *digest {
         return Err(wrong(&"it is not what was pushed; put it back from a backup, or push the policy again"));
     }
     let bundle = Bundle::from_archive(&bytes).map_err(|error| wrong(&error))?;
@@ -67,10 +68,4 @@ pub fn in_force(directory: &Directory, before: &Laws, new: Option<([u8; 32], Law
 
 pub fn file(dir: &Path, digest: &[u8; 32]) -> PathBuf {
     Layout::of(dir).policies.join(format!("{}.tar.gz", hex(digest)))
-}
-
-pub fn digest(bytes: &[u8]) -> [u8; 32] {
-    let mut digest = [0; 32];
-    digest.copy_from_slice(ring::digest::digest(&SHA256, bytes).as_ref());
-    digest
 }

@@ -10,7 +10,7 @@
 //! - [`reconcile`]: a provider's bill against the ledger.
 //! - [`app`]: what every request can reach; [`serve`]: workers, signals, an orderly end.
 //! - [`laws`], [`decisions`]: policy bundles, and what they said lately.
-//! - [`alerts`], [`config`], [`command`], [`log`], [`metrics`], [`questions`].
+//! - `digest`, [`alerts`], [`config`], [`command`], [`log`], [`metrics`], [`questions`].
 
 pub mod access;
 pub mod admin;
@@ -21,6 +21,7 @@ pub mod audit;
 pub mod command;
 pub mod config;
 pub mod decisions;
+mod digest;
 pub mod gate;
 pub mod http;
 pub mod idempotent;

@@ -14,6 +14,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::CertificateDer;
 use tollgate_types::refusal::ProviderFaultKind;
 
 use crate::provider::Provider;
@@ -63,7 +64,7 @@ impl Backend {
         http.enforce_http(false);
         http.set_nodelay(true);
         http.set_connect_timeout(Some(timeouts.connect));
-        let tls = tls_config(&provider);
+        let tls = trusting(&provider.authorities);
         let https = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
         let connector = https.enable_http1().enable_http2().wrap_connector(http);
         let client = Client::builder(TokioExecutor::new())
@@ -119,10 +120,11 @@ impl Backend {
     }
 }
 
-fn tls_config(provider: &Provider) -> ClientConfig {
+/// Trusts the public authorities, and those that are given.
+pub fn trusting(authorities: &[CertificateDer<'static>]) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-    roots.add_parsable_certificates(provider.authorities.iter().cloned());
+    roots.add_parsable_certificates(authorities.iter().cloned());
     let ring = Arc::new(rustls::crypto::ring::default_provider());
     ClientConfig::builder_with_provider(ring)
         .with_safe_default_protocol_versions()

@@ -1,5 +1,5 @@
-//! Slows down who guesses, and tenants that change too much at a time. Of who guesses: from an address that presented too many wrong credentials nobody is heard for a while, whatever
-//! they present then, or it could be told whether a guess was right.
+//! Slows down who guesses, and tenants that change too much at a time. From an address that presented too many wrong credentials
+//! nobody is heard for a while, whatever they present then, or it could be told whether a guess was right.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};

@@ -19,15 +19,16 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use jsonwebtoken::jwk::{AlgorithmParameters, Jwk};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
-use rustls::{ClientConfig, RootCertStore};
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::Mutex;
+use tollgate_serving::backend::trusting;
 use tollgate_types::Timestamp;
 use tollgate_types::access::Person;
 
-use super::{Grant, sha256};
+use super::Grant;
 use crate::config::{self, Oidc};
+use crate::digest::sha256;
 
 /// How long the provider may take for one answer, and how large that may be.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -128,7 +129,7 @@ impl Provider {
         now: Timestamp,
     ) -> Result<String, OidcError> {
         let known = self.known(now).await?;
-        let challenge = URL_SAFE_NO_PAD.encode(sha256(departure.verifier.as_bytes()));
+        let challenge = URL_SAFE_NO_PAD.encode(sha256(&[departure.verifier.as_bytes()]));
         let scope = self.settings.scopes.join(" ");
         let asked = [
             ("response_type", "code"),
@@ -383,14 +384,7 @@ fn is_for(claims: &Value, client: &str) -> Result<(), OidcError> {
 }
 
 fn connector(settings: &Oidc) -> HttpsConnector<HttpConnector> {
-    let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.into() };
-    roots.add_parsable_certificates(settings.authorities.iter().cloned());
-    let ring = Arc::new(rustls::crypto::ring::default_provider());
-    let tls = ClientConfig::builder_with_provider(ring)
-        .with_safe_default_protocol_versions()
-        .expect("ring knows the versions of TLS that are safe")
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+    let tls = trusting(&settings.authorities);
     HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build()
 }
 

@@ -8,7 +8,8 @@ use std::time::Duration;
 use tollgate_types::access::{Actor, Person};
 use tollgate_types::{KeyId, Role, Timestamp};
 
-use super::{Grant, Operator, SESSION_TOKEN_PREFIX, is_same, random_text, sha256};
+use super::{Grant, Operator, SESSION_TOKEN_PREFIX, is_same, random_text};
+use crate::digest::sha256;
 
 /// People who are signed in at a time. Where more come, whoever was silent longest is signed out.
 const SESSIONS_MAX: usize = 10_000;
@@ -92,14 +93,14 @@ impl Sessions {
         {
             known.end(silent);
         }
-        known.by_id.insert(sha256(secret.as_bytes()), session);
+        known.by_id.insert(sha256(&[secret.as_bytes()]), session);
         Some(secret)
     }
 
     /// The session whose cookie this is. One that is presented from elsewhere than it was begun ends.
     pub fn by_cookie(&self, secret: &str, seen: [u8; 32], now: Timestamp) -> Option<Found> {
         let mut known = self.lock();
-        let id = sha256(secret.as_bytes());
+        let id = sha256(&[secret.as_bytes()]);
         let session = known.by_id.get(&id)?;
         if self.lasting.bound && session.seen != seen {
             let person = session.person.subject.clone();
@@ -113,14 +114,14 @@ impl Sessions {
     /// The session of a token for the command line.
     pub fn by_token(&self, token: &str, now: Timestamp) -> Option<Found> {
         let mut known = self.lock();
-        let id = *known.by_token.get(&sha256(token.as_bytes()))?;
+        let id = *known.by_token.get(&sha256(&[token.as_bytes()]))?;
         self.used(&mut known, id, now)
     }
 
     /// A token for the command line, which is as good as the session and ends with it. An earlier one is no good any more.
     pub fn token(&self, id: SessionId) -> Option<String> {
         let token = format!("{SESSION_TOKEN_PREFIX}{}", random_text::<SECRET_BYTES>()?);
-        let digest = sha256(token.as_bytes());
+        let digest = sha256(&[token.as_bytes()]);
         let mut known = self.lock();
         let before = known.by_id.get_mut(&id)?.token.replace(digest);
         if let Some(before) = before {

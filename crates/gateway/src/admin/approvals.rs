@@ -13,10 +13,9 @@ use tollgate_types::{KeyId, Timestamp};
 
 use super::caller::{Caller, Thing};
 use super::durable::change;
-use super::extract::{Asked, Body, Id, id};
+use super::extract::{Asked, Body, Id, id, secret_text};
 use super::projects::Of;
 use super::refused::{Refusals, Refused};
-use crate::access::random_text;
 
 /// An approval is of no use any more after this.
 const GOOD_FOR: Duration = Duration::from_secs(24 * 3_600);
@@ -134,8 +133,7 @@ async fn ask(caller: &Caller, act: Act, thing: &Thing, what: &str) -> Result<Ref
     if open >= OPEN_MAX {
         return Err(Refused::conflict(format!("{open} things that you asked for wait for a second human already")));
     }
-    let number = random_text::<ID_BYTES>().ok_or_else(|| Refused::busy("the system gives no randomness"))?;
-    let number: KeyId = id("id", &format!("a{number}"))?;
+    let number: KeyId = id("id", &format!("a{}", secret_text::<ID_BYTES>()?))?;
     let approval = access::Approval {
         id: number.clone(),
         act: act.name().into(),

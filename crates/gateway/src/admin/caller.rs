@@ -14,9 +14,10 @@ use tollgate_types::{KeyId, RequestId, TenantId};
 
 use super::extract::id;
 use super::refused::{APPROVAL, Refused};
-use crate::access::{Operator, sha256};
+use crate::access::Operator;
 use crate::app::App;
 use crate::audit;
+use crate::digest::sha256;
 
 const TRACEPARENT: http::HeaderName = http::HeaderName::from_static("traceparent");
 
@@ -82,14 +83,13 @@ impl Gate {
 impl Asked {
     pub fn of(id: RequestId, head: &Parts, body: &[u8]) -> Self {
         let address = head.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str);
-        let whole = [head.method.as_str().as_bytes(), b"\0", address.as_bytes(), b"\0", body].concat();
         let text = |name: &http::HeaderName| head.headers.get(name).and_then(|value| value.to_str().ok());
         Self {
             id,
             trace: text(&TRACEPARENT).and_then(trace),
             reads: head.method.is_safe(),
             path: head.uri.path().into(),
-            digest: sha256(&whole),
+            digest: sha256(&[head.method.as_str().as_bytes(), b"\0", address.as_bytes(), b"\0", body]),
             approval: text(&APPROVAL).and_then(|number| number.parse().ok()),
             begun: OnceLock::new(),
             approved: OnceLock::new(),

@@ -11,6 +11,7 @@ use tollgate_types::Timestamp;
 use tollgate_types::directory::Limits;
 
 use super::refused::Refused;
+use crate::access::random_text;
 
 /// A body in JSON.
 pub struct Body<T>(pub T);
@@ -80,6 +81,19 @@ pub fn optional_time(param: &'static str, text: Option<&String>) -> Result<Optio
 
 pub fn time(param: &'static str, text: &str) -> Result<Timestamp, Refused> {
     Timestamp::parse_rfc3339(text).ok_or_else(|| Refused::field(param, "not a time such as 2027-01-01T00:00:00Z"))
+}
+
+/// When a key ends, if it does: not before it begins.
+pub fn expiry(text: Option<&String>, now: Timestamp) -> Result<Option<Timestamp>, Refused> {
+    match optional_time("expires_at", text)? {
+        Some(at) if at <= now => Err(Refused::field("expires_at", "lies in the past")),
+        at => Ok(at),
+    }
+}
+
+/// A text for a new thing that nobody can guess, of so many random bytes.
+pub fn secret_text<const N: usize>() -> Result<String, Refused> {
+    random_text::<N>().ok_or_else(|| Refused::internal("the system gives no randomness", &"it was asked for some"))
 }
 
 /// Reads limits. One that would let nothing through is a mistake: whoever wants that revokes the key.

@@ -3,15 +3,14 @@
 use axum::Json;
 use http::StatusCode;
 use http::header::{CACHE_CONTROL, HeaderName};
-use ring::rand::{SecureRandom, SystemRandom};
 use tollgate_client::{CreatedKey, Key, KeyScope, List, NewKey};
 use tollgate_guard::Act;
 use tollgate_types::directory::{ApiKey, Change, KeyScopes};
-use tollgate_types::{KeyId, ProjectId, TenantId, Timestamp, hex};
+use tollgate_types::{KeyId, ProjectId, TenantId};
 
 use super::caller::{Caller, Thing};
 use super::durable::change;
-use super::extract::{Asked, Body, Id, id, limits, optional_id, optional_time};
+use super::extract::{Asked, Body, Id, expiry, id, limits, optional_id, secret_text};
 use super::label;
 use super::projects::Of;
 use super::refused::{Refusals, Refused};
@@ -77,28 +76,21 @@ fn read(app: &App, new: &NewKey) -> Result<(ApiKey, String), Refused> {
     let now = app.clock().now();
     let tenant: TenantId = id("tenant", &new.tenant)?;
     let project: Option<ProjectId> = optional_id("project", new.project.as_ref())?;
-    let key_id = format!("k{}", random_hex::<ID_BYTES>()?);
-    let secret = format!("tg_{key_id}_{}", random_hex::<SECRET_BYTES>()?);
+    let key_id = format!("k{}", secret_text::<ID_BYTES>()?);
+    let secret = format!("tg_{key_id}_{}", secret_text::<SECRET_BYTES>()?);
     let key = ApiKey {
         id: id("id", &key_id)?,
         tenant,
         project: project.unwrap_or_else(default_project),
         digest: app.vault.digest(&secret),
         created_at: now,
-        expires_at: expiry(new, now)?,
+        expires_at: expiry(new.expires_at.as_ref(), now)?,
         revoked_at: None,
         scopes: scopes(new.scopes.as_deref())?,
         limits: limits(new.requests_per_minute, new.tokens_per_minute, new.parallel_requests)?,
         label: None,
     };
     Ok((key, secret))
-}
-
-fn expiry(new: &NewKey, now: Timestamp) -> Result<Option<Timestamp>, Refused> {
-    match optional_time("expires_at", new.expires_at.as_ref())? {
-        Some(at) if at <= now => Err(Refused::field("expires_at", "lies in the past")),
-        at => Ok(at),
-    }
 }
 
 fn scopes(named: Option<&[KeyScope]>) -> Result<KeyScopes, Refused> {
@@ -110,13 +102,6 @@ fn scopes(named: Option<&[KeyScope]>) -> Result<KeyScopes, Refused> {
             KeyScopes::from_names(names).map_err(|unknown| Refused::field("scopes", format!("unknown: {unknown}")))
         }
     }
-}
-
-fn random_hex<const N: usize>() -> Result<String, Refused> {
-    let mut bytes = [0; N];
-    let filled = SystemRandom::new().fill(&mut bytes);
-    filled.map_err(|error| Refused::internal("the system gives no randomness", &error))?;
-    Ok(hex(&bytes))
 }
 
 fn shown(app: &App, key: &ApiKey) -> Key {

@@ -8,14 +8,14 @@ use tollgate_client::{CreatedServiceKey, List, NewServiceKey, Role, ServiceKey};
 use tollgate_guard::Act;
 use tollgate_types::access;
 use tollgate_types::directory::Change;
-use tollgate_types::{KeyId, TenantId, Timestamp};
+use tollgate_types::{KeyId, TenantId};
 
 use super::caller::{Caller, Thing};
 use super::durable::change;
-use super::extract::{Asked, Body, Id, id, optional_id, optional_time};
+use super::extract::{Asked, Body, Id, expiry, id, optional_id, secret_text};
 use super::projects::Of;
 use super::refused::{Refusals, Refused};
-use crate::access::{SERVICE_KEY_PREFIX, random_text};
+use crate::access::SERVICE_KEY_PREFIX;
 use crate::app::App;
 
 /// Bytes of randomness in a key: not to be guessed.
@@ -97,11 +97,8 @@ fn read(app: &App, new: &NewServiceKey) -> Result<(access::ServiceKey, String), 
     if name.is_some_and(|name| name.chars().count() > NAME_CHARS_MAX || name.chars().any(char::is_control)) {
         return Err(Refused::field("name", format!("at most {NAME_CHARS_MAX} characters, on one line")));
     }
-    let (Some(number), Some(secret)) = (random_text::<ID_BYTES>(), random_text::<SECRET_BYTES>()) else {
-        return Err(Refused::busy("the system gives no randomness"));
-    };
-    let key_id = format!("s{number}");
-    let secret = format!("{SERVICE_KEY_PREFIX}{key_id}_{secret}");
+    let key_id = format!("s{}", secret_text::<ID_BYTES>()?);
+    let secret = format!("{SERVICE_KEY_PREFIX}{key_id}_{}", secret_text::<SECRET_BYTES>()?);
     let key = access::ServiceKey {
         id: id("id", &key_id)?,
         digest: app.vault.digest(&secret),
@@ -109,17 +106,10 @@ fn read(app: &App, new: &NewServiceKey) -> Result<(access::ServiceKey, String), 
         tenant,
         name: name.map(Into::into),
         created_at: now,
-        expires_at: expiry(new, now)?,
+        expires_at: expiry(new.expires_at.as_ref(), now)?,
         revoked_at: None,
     };
     Ok((key, secret))
-}
-
-fn expiry(new: &NewServiceKey, now: Timestamp) -> Result<Option<Timestamp>, Refused> {
-    match optional_time("expires_at", new.expires_at.as_ref())? {
-        Some(at) if at <= now => Err(Refused::field("expires_at", "lies in the past")),
-        at => Ok(at),
-    }
 }
 
 fn shown(key: &access::ServiceKey) -> ServiceKey {

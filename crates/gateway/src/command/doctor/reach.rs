@@ -1,12 +1,10 @@
 //! Whether somebody is there, TLS included. Connects and hangs up: nothing is sent, so no key is needed and no work done.
 
-use std::sync::Arc;
-
 use http::Uri;
 use hyper_rustls::HttpsConnectorBuilder;
 use hyper_util::client::legacy::connect::HttpConnector;
-use rustls::{ClientConfig, RootCertStore};
 use tollgate_serving::Provider;
+use tollgate_serving::backend::trusting;
 use tower::ServiceExt;
 
 use super::Finding;
@@ -40,21 +38,12 @@ pub fn is_exposed(url: &str) -> bool {
 async fn connect(provider: &Provider) -> Result<(), String> {
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
-    let tls = trusting(provider).map_err(|error| error.to_string())?;
+    let tls = trusting(&provider.authorities);
     let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_all_versions();
     match connector.wrap_connector(tcp).oneshot(provider.base_url.clone()).await {
         Ok(_connection) => Ok(()),
         Err(error) => Err(innermost(&*error)),
     }
-}
-
-/// Trusts whom serving trusts: the public authorities, and those configured for this provider.
-fn trusting(provider: &Provider) -> Result<ClientConfig, rustls::Error> {
-    let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-    roots.add_parsable_certificates(provider.authorities.iter().cloned());
-    let ring = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(ring).with_safe_default_protocol_versions()?;
-    Ok(config.with_root_certificates(roots).with_no_client_auth())
 }
 
 fn innermost(error: &(dyn std::error::Error + 'static)) -> String {

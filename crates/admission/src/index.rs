@@ -19,6 +19,8 @@ pub struct Principal {
     pub key: KeyId,
     pub scopes: KeyScopes,
     pub plan: Arc<Plan>,
+    /// How much of the local runtimes its tenant has, beside others who wait.
+    pub share: u32,
     /// The tenant's own terms, or its plan's.
     pub tariff: Arc<Tariff>,
     /// The tenant's.
@@ -52,6 +54,7 @@ pub struct Index {
 #[derive(Clone, Debug)]
 struct Terms {
     plan: Arc<Plan>,
+    share: u32,
     tariff: Arc<Tariff>,
     zone: Zone,
     policy: Arc<Layers>,
@@ -156,7 +159,8 @@ impl<'a> Indexing<'a> {
         self.limiters.found(id, limiter, end_users.as_ref().map(|end_users| Arc::clone(&end_users.used)));
         let tariff = tenant.tariff.as_ref().map_or(tariff, |own| Arc::new(Tariff::clone(own)));
         let (zone, policy) = (tenant.zone.clone(), self.policy(tenant));
-        Terms { plan, tariff, zone, policy, end_users }
+        let share = self.directory.share_of(&plan.id);
+        Terms { plan, share, tariff, zone, policy, end_users }
     }
 
     fn end_users(&self, tenant: &TenantId, kept: Option<&Arc<EndUsers>>) -> Option<Arc<EndUserLimits>> {
@@ -200,7 +204,7 @@ impl<'a> Indexing<'a> {
     }
 
     fn principal(&mut self, key: &ApiKey, terms: Terms) -> Principal {
-        let Terms { plan, tariff, zone, policy, end_users } = terms;
+        let Terms { plan, share, tariff, zone, policy, end_users } = terms;
         let (tenant, project) = (key.tenant.clone(), key.project.clone());
         let limits = self.limits_of(&Scope::Key(tenant.clone(), key.id.clone()));
         let limits = limits.or(key.limits).or(plan.key_limits);
@@ -220,6 +224,7 @@ impl<'a> Indexing<'a> {
             key: key.id.clone(),
             scopes: key.scopes,
             plan,
+            share,
             tariff,
             zone,
             limits: Arc::new(Scopes::new(limiters)),

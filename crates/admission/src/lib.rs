@@ -52,6 +52,15 @@ pub struct Target {
     pub max_tokens_default: u64,
     /// How long the provider may take in all.
     pub total_timeout: Duration,
+    /// The most CPU time the work can take, where it is done here and not by a provider.
+    pub work: Option<WorkBound>,
+}
+
+/// No request takes more CPU time here than this. What does is the platform's loss: beyond its hold nothing is posted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WorkBound {
+    pub us_per_request: u64,
+    pub us_per_token: u64,
 }
 
 /// A principal that was let in; its place among the parallel requests is given back when this is dropped.
@@ -178,7 +187,7 @@ impl Admission {
             attribution: identity.attribution.clone(),
             policy: identity.judged.fingerprint().map(|fingerprint| fingerprint.0),
         };
-        let mut hold = Hold { call, pricing: &pricing, wanted, input_bytes: call.input_bytes };
+        let mut hold = Hold { call, pricing: &pricing, wanted, input_bytes: call.input_bytes, work: target.work };
         // Asked before the lock is taken: a bound that overflows is no bound.
         hold.of(wanted).ok_or_else(|| Refusal::invalid("the request asks for more tokens than can be priced"))?;
         let clamp = principal.plan.tight_budget == TightBudget::Clamp;
@@ -210,7 +219,7 @@ impl Admission {
             return Err(Refusal::PriceUnknown { what: format!("'{}' of '{}'", target.model, target.provider) });
         }
         let wanted = permit.granted.output_tokens;
-        let mut hold = Hold { call, pricing: &pricing, wanted, input_bytes: call.input_bytes };
+        let mut hold = Hold { call, pricing: &pricing, wanted, input_bytes: call.input_bytes, work: target.work };
         hold.of(wanted).ok_or_else(|| Refusal::invalid("the request asks for more tokens than can be priced"))?;
         let clamp = principal.plan.tight_budget == TightBudget::Clamp;
         let extended = hold.ask(clamp, tighten, |amount| {
@@ -252,6 +261,10 @@ impl Admission {
         if call.surface == Surface::Chat && !rated.rate.prices_output() {
             return Err(unknown(format!("the output of '{}'", target.route)));
         }
+        // Nobody tells us of a provider's CPU time: at such a price its work would cost nothing.
+        if rated.rate.cpu_second.is_some() && target.work.is_none() {
+            return Err(unknown(format!("'{}' by the token: it does not run here", target.route)));
+        }
         let version = Arc::clone(rated.version);
         Ok(Pricing { version, rate: Some(rated.rate.clone()), fixed: None, tariff })
     }
@@ -281,7 +294,7 @@ fn check_bounded(call: &Call<'_>, rate: &Rate) -> Result<(), Refusal> {
 fn wanted_output(call: &Call<'_>, target: &Target) -> u64 {
     match call.surface {
         Surface::Chat => call.output_limit.tokens().unwrap_or(target.max_tokens_default),
-        Surface::Embeddings => 0,
+        Surface::Embeddings | Surface::Classify => 0,
     }
 }
 
@@ -308,6 +321,8 @@ struct Hold<'a> {
     wanted: u64,
     /// No more input tokens than this can come from text: its bytes, or what a tokenizer counted.
     input_bytes: u64,
+    /// Of whoever would do the work.
+    work: Option<WorkBound>,
 }
 
 /// Few texts have more bytes to a token than this: where even so many are not affordable, counting would not help.
@@ -315,6 +330,15 @@ const BYTES_PER_TOKEN_HOPED: u64 = 8;
 /// Bytes to a token by which limits estimate the input of a request under way. A limit is not money: it is put right when
 /// the usage is known, and one that counted bytes as tokens would refuse prompts that are well within it.
 const BYTES_PER_TOKEN_ESTIMATED: u64 = 4;
+
+// === impl WorkBound ===
+
+impl WorkBound {
+    /// For so many tokens. `None` if it overflows.
+    fn cpu_us(self, tokens: u64) -> Option<u64> {
+        tokens.checked_mul(self.us_per_token)?.checked_add(self.us_per_request)
+    }
+}
 
 // === impl Entered ===
 
@@ -358,7 +382,9 @@ impl Hold<'_> {
         let cost = match (&self.pricing.rate, self.pricing.fixed) {
             (Some(rate), _) => {
                 let output = tokens.checked_mul(self.call.choices)?.checked_add(self.call.prediction_bytes)?;
-                rate.bound(self.input_tokens(rate)?, output)?
+                let input = self.input_tokens(rate)?;
+                let cpu_us = self.work.map_or(Some(0), |work| work.cpu_us(input))?;
+                rate.bound(input, output, cpu_us)?
             }
             (None, fixed) => fixed.unwrap_or(PicoUsd::ZERO),
         };

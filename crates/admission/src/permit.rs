@@ -197,6 +197,7 @@ mod charging {
                 region: None,
                 max_tokens_default: 500,
                 total_timeout: Duration::from_secs(60),
+                work: None,
             };
             self.number += 1;
             let id = RequestId::new(self.clock.now(), self.number);
@@ -411,6 +412,7 @@ mod limiting {
             region: None,
             max_tokens_default: 16,
             total_timeout: Duration::from_secs(60),
+            work: None,
         }
     }
 

@@ -96,7 +96,7 @@ impl Scribe {
             Record::PricesSet { .. } => None,
             Record::Audited(entry) => entry.tenant.clone(),
             Record::Directory(change) => match change {
-                Change::PlanSet(_) | Change::OversightSet(_) => None,
+                Change::PlanSet(_) | Change::OversightSet(_) | Change::ShareSet { .. } => None,
                 Change::TenantCreated(tenant) => Some(tenant.id.clone()),
                 Change::TenantChanged { id, .. } => Some(id.clone()),
                 Change::ProjectCreated(project) => Some(project.tenant.clone()),
@@ -128,7 +128,11 @@ fn time_of(record: &Record) -> Option<Timestamp> {
         | Change::ApprovalUsed { at, .. } => Some(*at),
         Change::ApprovalAsked(approval) => Some(approval.asked_at),
         Change::ApprovalDecided { decided, .. } => Some(decided.at),
-        Change::PlanSet(_) | Change::TenantChanged { .. } | Change::LimitsSet { .. } | Change::OversightSet(_) => None,
+        Change::PlanSet(_)
+        | Change::TenantChanged { .. }
+        | Change::LimitsSet { .. }
+        | Change::OversightSet(_)
+        | Change::ShareSet { .. } => None,
     }
 }
 
@@ -157,6 +161,7 @@ fn kind_of(change: &Change) -> &'static str {
         Change::ApprovalDecided { .. } => kind::APPROVAL_DECIDED,
         Change::ApprovalUsed { .. } => kind::APPROVAL_USED,
         Change::OversightSet(_) => kind::OVERSIGHT_SET,
+        Change::ShareSet { .. } => kind::SHARE_SET,
     }
 }
 
@@ -325,6 +330,10 @@ impl Line<'_> {
                 self.plain("second_human", set.oversight.second_human);
                 self.plain_if("audit_days", set.oversight.audit_days);
             }
+            Change::ShareSet { plan, share } => {
+                self.shown("plan", plan);
+                self.plain("share", share);
+            }
         }
     }
 
@@ -406,6 +415,7 @@ impl Line<'_> {
         self.plain_if("audio_input_tokens", some(usage.audio_input_tokens));
         self.plain_if("reasoning_tokens", some(usage.reasoning_tokens));
         self.plain_if("audio_output_tokens", some(usage.audio_output_tokens));
+        self.plain_if("cpu_us", some(usage.cpu_us));
     }
 
     fn actor(&mut self, member: &str, actor: &Actor) {

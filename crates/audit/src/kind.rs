@@ -22,5 +22,6 @@ pub const APPROVAL_ASKED: &str = "approval.asked";
 pub const APPROVAL_DECIDED: &str = "approval.decided";
 pub const APPROVAL_USED: &str = "approval.used";
 pub const OVERSIGHT_SET: &str = "oversight.set";
+pub const SHARE_SET: &str = "share.set";
 /// What the acts' kinds begin with.
 pub const ACT: &str = "act.";

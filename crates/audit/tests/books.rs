@@ -164,6 +164,7 @@ pub fn all_kinds() -> Vec<Record> {
             plan: id("standard"),
             oversight: Oversight { second_human: true, audit_days: Some(30) },
         }),
+        Change::ShareSet { plan: id("standard"), share: 4 },
     ];
     let mut records: Vec<Record> = changes.into_iter().map(Record::Directory).collect();
     records.extend([

@@ -78,6 +78,9 @@ pub struct BillLine {
     pub output_tokens: u64,
     pub reasoning_tokens: u64,
     pub audio_output_tokens: u64,
+    /// Microseconds of CPU of local runtimes.
+    #[serde(default)]
+    pub cpu_us: u64,
     #[schema(example = "12345000")]
     pub cost_picousd: String,
     #[schema(example = "14814000")]

@@ -39,6 +39,8 @@ pub struct Plan {
     /// Days that audit entries are kept; none means for ever.
     #[schema(example = 400)]
     pub audit_days: Option<u32>,
+    /// How much of the local runtimes each tenant on it has, beside others who wait.
+    pub share: u32,
 }
 
 /// From what work costs us to what a tenant pays for it, over a calendar month by the tenant's clock.
@@ -124,6 +126,10 @@ pub struct PlanSettings {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = 400)]
     pub audit_days: Option<u32>,
+    /// How much of the local runtimes each tenant on it has, beside others who wait: from 1 to 1,000. Without it: 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = 4)]
+    pub share: Option<u32>,
 }
 
 /// What to do when a budget affords less than the request may cost.

@@ -110,6 +110,9 @@ pub struct ReceiptTokens {
     pub reasoning: u64,
     #[serde(with = "count")]
     pub audio_output: u64,
+    /// Microseconds of CPU that a local runtime spent on it; 0 where a provider did the work.
+    #[serde(with = "count", default)]
+    pub cpu_us: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -227,6 +230,7 @@ impl ReceiptStatement {
             output_tokens: self.tokens.output,
             reasoning_tokens: self.tokens.reasoning,
             audio_output_tokens: self.tokens.audio_output,
+            cpu_us: self.tokens.cpu_us,
             hold_cost_picousd: self.hold.cost_picousd.clone(),
             cost_picousd: self.cost_picousd.clone(),
             charge_picousd: self.charge_picousd.clone(),

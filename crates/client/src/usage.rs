@@ -40,6 +40,9 @@ pub struct UsageEvent {
     pub output_tokens: u64,
     pub reasoning_tokens: u64,
     pub audio_output_tokens: u64,
+    /// Microseconds of CPU that a local runtime spent on it; 0 where a provider did the work.
+    #[serde(default)]
+    pub cpu_us: u64,
     /// What was set aside for the request.
     #[schema(example = "614400000")]
     pub hold_cost_picousd: String,
@@ -144,6 +147,9 @@ pub struct UsageSummary {
     pub output_tokens: u64,
     pub reasoning_tokens: u64,
     pub audio_output_tokens: u64,
+    /// Microseconds of CPU of local runtimes.
+    #[serde(default)]
+    pub cpu_us: u64,
     #[schema(example = "12345000")]
     pub cost_picousd: String,
     /// The part of the cost that is an upper bound, not a measurement.

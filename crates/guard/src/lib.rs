@@ -47,6 +47,7 @@ names! {
     Act {
         Chat = "chat",
         Embeddings = "embeddings",
+        Classify = "classify",
         Models = "models",
         Receipt = "receipt",
         ListUsage = "list_usage",

@@ -14,6 +14,7 @@ use tollgate_types::directory::KeyScopes;
 const TABLE: &str = "
     chat                   k        k       -     -
     embeddings             k        k       -     -
+    classify               k        k       -     -
     models                 k        k       -     -
     receipt                K        K       -     -
     list_usage             PtbadAB  PtbadAB PAB   -
@@ -102,7 +103,7 @@ fn is(letter: char, who: Who<'_>, act: Act) -> bool {
                 || letter == 'k'
                     && match act {
                         Act::Chat => scopes.chat,
-                        Act::Embeddings => scopes.embeddings,
+                        Act::Embeddings | Act::Classify => scopes.embeddings,
                         Act::Models => scopes.models,
                         _ => false,
                     }

@@ -8,6 +8,7 @@
 //! failed fsync the kernel may have dropped the pages and would report success (ATC'20, "Can Applications Recover from
 //! fsync Failures?").
 
+mod former;
 pub mod frame;
 pub mod segment;
 pub mod tail;

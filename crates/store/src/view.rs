@@ -32,7 +32,7 @@ pub use totals::{StateCounts, TokenSums, ViewTotals};
 use columns::{Bits, id_bytes};
 
 /// Raise it with every change of `schema.sql`. There are no migrations: a view of another version is made again.
-const SCHEMA_VERSION: i64 = 3;
+const SCHEMA_VERSION: i64 = 4;
 /// Says of a file that it is a view of ours: "tgvw".
 const APPLICATION_ID: i64 = 0x7467_7677;
 const SCHEMA: &str = include_str!("view/schema.sql");
@@ -242,10 +242,10 @@ impl Writing<'_> {
         self.execute(
             "UPDATE usage_events SET state = 'posted', input_tokens = ?2, cached_input_tokens = ?3,
                 cache_write_tokens = ?4, audio_input_tokens = ?5, output_tokens = ?6, reasoning_tokens = ?7,
-                audio_output_tokens = ?8, cost = ?9, charge = ?10, overrun_cost = ?11, overrun_charge = ?12,
-                confidence = ?13, price_version = ?14, adjusted = adjusted + 1
-             WHERE id = ?1 AND state IN ('posted', 'voided') AND cost = ?15 AND charge = ?16
-                AND overrun_cost = ?17 AND overrun_charge = ?18 AND COALESCE(confidence, 'measured') = ?19",
+                audio_output_tokens = ?8, cpu_us = ?9, cost = ?10, charge = ?11, overrun_cost = ?12, overrun_charge = ?13,
+                confidence = ?14, price_version = ?15, adjusted = adjusted + 1
+             WHERE id = ?1 AND state IN ('posted', 'voided') AND cost = ?16 AND charge = ?17
+                AND overrun_cost = ?18 AND overrun_charge = ?19 AND COALESCE(confidence, 'measured') = ?20",
             params![
                 id_bytes(*id),
                 Bits(usage.input_tokens),
@@ -255,6 +255,7 @@ impl Writing<'_> {
                 Bits(usage.output_tokens),
                 Bits(usage.reasoning_tokens),
                 Bits(usage.audio_output_tokens),
+                Bits(usage.cpu_us),
                 Bits(now.amounts.cost.0),
                 Bits(now.amounts.charge.0),
                 Bits(now.overrun.cost.0),
@@ -303,8 +304,8 @@ impl Writing<'_> {
         self.execute(
             "UPDATE usage_events SET state = 'posted', ended_at = ?2, input_tokens = ?3, cached_input_tokens = ?4,
                 cache_write_tokens = ?5, audio_input_tokens = ?6, output_tokens = ?7, reasoning_tokens = ?8,
-                audio_output_tokens = ?9, cost = ?10, charge = ?11, overrun_cost = ?12, overrun_charge = ?13,
-                confidence = ?14, outcome = ?15
+                audio_output_tokens = ?9, cpu_us = ?10, cost = ?11, charge = ?12, overrun_cost = ?13, overrun_charge = ?14,
+                confidence = ?15, outcome = ?16
              WHERE id = ?1 AND state IN ('pending', 'indeterminate')",
             params![
                 id_bytes(*id),
@@ -316,6 +317,7 @@ impl Writing<'_> {
                 Bits(usage.output_tokens),
                 Bits(usage.reasoning_tokens),
                 Bits(usage.audio_output_tokens),
+                Bits(usage.cpu_us),
                 Bits(amounts.cost.0),
                 Bits(amounts.charge.0),
                 Bits(overrun.cost.0),
@@ -331,7 +333,7 @@ impl Writing<'_> {
         self.execute(
             "UPDATE usage_events SET state = 'voided', ended_at = ?2, input_tokens = 0, cached_input_tokens = 0,
                 cache_write_tokens = NULL, audio_input_tokens = 0, output_tokens = 0, reasoning_tokens = 0,
-                audio_output_tokens = 0, cost = 0, charge = 0, overrun_cost = 0, overrun_charge = 0,
+                audio_output_tokens = 0, cpu_us = 0, cost = 0, charge = 0, overrun_cost = 0, overrun_charge = 0,
                 outcome = ?3
              WHERE id = ?1 AND state = 'pending'",
             params![id_bytes(*id), at.0, outcome.name()],
@@ -387,7 +389,8 @@ impl Writing<'_> {
             | Change::ApprovalAsked(_)
             | Change::ApprovalDecided { .. }
             | Change::ApprovalUsed { .. }
-            | Change::OversightSet(_) => 0,
+            | Change::OversightSet(_)
+            | Change::ShareSet { .. } => 0,
             Change::ProjectCreated(Project { tenant, id, created_at, label }) => {
                 let sql = "INSERT OR REPLACE INTO projects (tenant, id, created_at, label) VALUES (?1, ?2, ?3, ?4)";
                 self.execute(sql, params![tenant.as_str(), id.as_str(), created_at.0, ciphertext(label)])?

@@ -7,6 +7,7 @@ use std::borrow::Cow;
 pub enum Surface {
     Chat,
     Embeddings,
+    Classify,
 }
 
 /// The caller's own bound on output, if it sent one.
@@ -49,6 +50,7 @@ impl Surface {
         match self {
             Self::Chat => "chat",
             Self::Embeddings => "embeddings",
+            Self::Classify => "classify",
         }
     }
 }

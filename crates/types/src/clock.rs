@@ -63,6 +63,26 @@ impl Stopwatch {
     }
 }
 
+/// CPU time of the thread that made it: what work takes, however long it waits for a core. To be asked by that thread.
+#[derive(Debug)]
+pub struct CpuStopwatch(Duration, std::marker::PhantomData<*const ()>);
+
+impl CpuStopwatch {
+    pub fn start() -> Self {
+        Self(thread_cpu_time(), std::marker::PhantomData)
+    }
+
+    pub fn elapsed(&self) -> Duration {
+        thread_cpu_time().saturating_sub(self.0)
+    }
+}
+
+fn thread_cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    let part = |value: i64| u64::try_from(value).unwrap_or(0);
+    Duration::from_secs(part(time.tv_sec)) + Duration::from_nanos(part(time.tv_nsec))
+}
+
 #[expect(clippy::disallowed_methods, reason = "this is the room that reads the clock")]
 fn system_now() -> Timestamp {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

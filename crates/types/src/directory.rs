@@ -56,6 +56,11 @@ pub enum Change {
         at: Timestamp,
     },
     OversightSet(OversightSet),
+    /// How much of the local runtimes each tenant on a plan has, beside others who wait.
+    ShareSet {
+        plan: PlanId,
+        share: u32,
+    },
 }
 
 /// What a tenant has bought.
@@ -177,6 +182,8 @@ pub struct Directory {
     pub approvals: BTreeMap<KeyId, Approval>,
     /// Of plans that are watched otherwise than by default.
     pub oversight: BTreeMap<PlanId, Oversight>,
+    /// Of those plans whose share is not 1.
+    pub shares: BTreeMap<PlanId, u32>,
 }
 
 /// A directory being made from the changes of another ([`Directory::to_changes`]): its maps are made at once, in which they
@@ -344,6 +351,7 @@ impl Directory {
             }
             Change::ApprovalUsed { id, .. } => exists("use of approval", id, self.approval(id)?.used_at.is_some()),
             Change::OversightSet(set) => self.plan(&set.plan).map(|_| ()),
+            Change::ShareSet { plan, .. } => self.plan(plan).map(|_| ()),
         }
     }
 
@@ -433,6 +441,12 @@ impl Directory {
             Change::OversightSet(OversightSet { plan, oversight }) => {
                 self.oversight.insert(plan, oversight);
             }
+            Change::ShareSet { plan, share: 0 | 1 } => {
+                self.shares.remove(&plan);
+            }
+            Change::ShareSet { plan, share } => {
+                self.shares.insert(plan, share);
+            }
         }
     }
 
@@ -454,7 +468,8 @@ impl Directory {
         };
         let oversight = self.oversight.iter().map(watched);
         let money = plans.chain(tenants).chain(projects).chain(keys).chain(self.limits.iter().map(set)).chain(policies);
-        money.chain(service_keys).chain(approvals).chain(oversight)
+        let shares = self.shares.iter().map(|(plan, share)| Change::ShareSet { plan: plan.clone(), share: *share });
+        money.chain(service_keys).chain(approvals).chain(oversight).chain(shares)
     }
 
     /// The bundles that are in force, by their digests; one that is for several layers as often.
@@ -489,6 +504,11 @@ impl Directory {
 
     pub fn approval(&self, id: &KeyId) -> Result<&Approval, ChangeRefused> {
         self.approvals.get(id).ok_or_else(|| missing("approval", id))
+    }
+
+    /// How much of the local runtimes each tenant on this plan has.
+    pub fn share_of(&self, plan: &PlanId) -> u32 {
+        self.shares.get(plan).copied().unwrap_or(1)
     }
 
     /// How closely a tenant is watched: as its plan says.
@@ -568,6 +588,9 @@ mod tests {
         directory.apply(Change::TenantChanged { id: id.clone(), plan, zone, tariff: Some(Box::default()) });
         let limits = Limits { tokens_per_minute: Some(9), ..Limits::default() };
         directory.apply(Change::LimitsSet { scope: Scope::Tenant(id.clone()), limits });
+        let standard = Plan::standard().id;
+        directory.apply(Change::ShareSet { plan: standard.clone(), share: 4 });
+        assert_eq!(directory.share_of(&standard), 4);
         directory.apply(Change::LimitsSet { scope: Scope::Platform, limits });
         directory.apply(Change::LimitsSet { scope: Scope::Platform, limits: Limits::default() });
         assert_eq!(directory.limits.len(), 1, "no limits are no entry");

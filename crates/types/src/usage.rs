@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Tokens of one request. The details are subsets: cached, written to the cache and audio of the input; reasoning and
-/// audio of the output.
+/// Tokens of one request, and the CPU time of what was done for it here. The details are subsets: cached, written to the
+/// cache and audio of the input; reasoning and audio of the output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
     pub input_tokens: u64,
@@ -14,6 +14,8 @@ pub struct Usage {
     pub output_tokens: u64,
     pub reasoning_tokens: u64,
     pub audio_output_tokens: u64,
+    /// Microseconds of CPU that a local runtime spent on it; 0 where a provider did the work.
+    pub cpu_us: u64,
 }
 
 /// Whether an amount is the provider's own figure or our upper bound of it.

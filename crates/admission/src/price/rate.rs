@@ -1,4 +1,5 @@
-//! The rate of one model: what its tokens cost, in tiers by the length of the input, and the arithmetic on it.
+//! The rate of one model: what its tokens cost, in tiers by the length of the input, what a second of CPU costs where the
+//! model runs here, and the arithmetic on it.
 
 use tollgate_types::{Confidence, PicoUsd, Usage};
 
@@ -44,7 +45,11 @@ pub struct Rate {
     chat: bool,
     /// The most input tokens one image may cost; `None`: nothing bounds them, so a request with images has no bound.
     pub image_tokens_max: Option<u64>,
+    /// Picodollars per second of CPU of a model that runs here; `None`: its work costs what its tokens cost.
+    pub cpu_second: Option<PicoUsd>,
 }
+
+const MICROS_PER_SECOND: u128 = 1_000_000;
 
 /// Why prices do not make a rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -105,12 +110,24 @@ impl Rate {
         if !base.in_order() || tiers.iter().any(|tier| !tier.prices.in_order()) {
             return Err(RateError::CacheOutOfOrder);
         }
-        let mut rate = Self { base, tiers: [Tier::default(); TIERS_MAX], tiers_len: 0, chat, image_tokens_max };
+        let mut rate =
+            Self { base, tiers: [Tier::default(); TIERS_MAX], tiers_len: 0, chat, image_tokens_max, cpu_second: None };
         for (slot, tier) in rate.tiers.iter_mut().zip(tiers) {
             *slot = *tier;
             rate.tiers_len += 1;
         }
         Ok(rate)
+    }
+
+    /// The same rate with a price of CPU time on top.
+    pub fn with_cpu(self, second: PicoUsd) -> Self {
+        Self { cpu_second: Some(second), ..self }
+    }
+
+    /// What so much CPU time costs: rounded half up, once a request.
+    fn cpu_cost(&self, cpu_us: u64) -> u128 {
+        let second = self.cpu_second.map_or(0, |price| u128::from(price.0));
+        (u128::from(cpu_us) * second + MICROS_PER_SECOND / 2) / MICROS_PER_SECOND
     }
 
     /// The prices below the first threshold.
@@ -132,11 +149,11 @@ impl Rate {
         self.steps().any(|step| step.prices.cache_write > step.prices.input)
     }
 
-    /// The most a request of at most so many tokens can cost, in whichever tier it ends up.
+    /// The most a request of at most so many tokens, and so much CPU time, can cost, in whichever tier it ends up.
     ///
     /// `None` where there is no such amount: it is larger than one request can hold, or output is asked of a model that
     /// has no price for it.
-    pub fn bound(&self, input_tokens_max: u64, output_tokens_max: u64) -> Option<PicoUsd> {
+    pub fn bound(&self, input_tokens_max: u64, output_tokens_max: u64, cpu_us_max: u64) -> Option<PicoUsd> {
         if output_tokens_max > 0 && !self.chat {
             return None;
         }
@@ -145,7 +162,7 @@ impl Rate {
             let output = product(output_tokens_max, step.prices.output);
             most = most.max(step.input_cost_max().checked_add(output)?);
         }
-        u64::try_from(most).ok().map(PicoUsd)
+        u64::try_from(most.checked_add(self.cpu_cost(cpu_us_max))?).ok().map(PicoUsd)
     }
 
     /// The most output tokens with which [`Rate::bound`] is still at most `money`; `u64::MAX` where output is free.
@@ -177,6 +194,7 @@ impl Rate {
             usage.cache_write_tokens.unwrap_or(u64::MAX),
             usage.output_tokens.saturating_sub(usage.audio_output_tokens),
         ));
+        let cost = cost.saturating_add(self.cpu_cost(usage.cpu_us));
         let confidence = match written_unknown || overlap_unknown {
             true => Confidence::Bounded,
             false => Confidence::Measured,
@@ -195,7 +213,8 @@ impl Rate {
     /// What `usage` costs us if all its tokens are text and `written` of its input were written to the provider's cache.
     pub fn cost_with_cache_writes(&self, usage: &Usage, written: u64) -> PicoUsd {
         let prices = self.prices_at(usage.input_tokens);
-        let cost = prices.cost(usage.input_tokens, usage.cached_input_tokens, written, usage.output_tokens);
+        let tokens = prices.cost(usage.input_tokens, usage.cached_input_tokens, written, usage.output_tokens);
+        let cost = tokens.saturating_add(self.cpu_cost(usage.cpu_us));
         PicoUsd(u64::try_from(cost).unwrap_or(u64::MAX))
     }
 
@@ -296,27 +315,46 @@ mod tests {
     }
 
     #[test]
+    fn cpu_time_costs_what_it_took_rounded_once() {
+        let rate = flat(0, 0, 0).with_cpu(PicoUsd(13_888_889)); // 0.05 USD an hour
+        let check = |cpu_us: u64, cost: u64| {
+            let used = Usage { cpu_us, input_tokens: 7, ..Usage::default() };
+            assert_eq!(rate.cost(&used), PicoUsd(cost), "{cpu_us} us");
+            assert_eq!(rate.priced(&used).map(|priced| priced.cost), Some(PicoUsd(cost)));
+            assert_eq!(rate.bound(7, 0, cpu_us), Some(PicoUsd(cost)));
+        };
+        check(0, 0);
+        check(1, 14); // 13.89
+        check(1_000_000, 13_888_889);
+        check(3_600_000_000, 50_000_000_400);
+        assert_eq!(rate.bound(0, 0, u64::MAX), None, "more than one request can hold");
+        let both = flat(10, 10, 0).with_cpu(PicoUsd(1_000_000));
+        assert_eq!(both.cost(&Usage { cpu_us: 5, input_tokens: 2, ..Usage::default() }), PicoUsd(25));
+        assert_eq!(flat(10, 10, 0).cost(&Usage { cpu_us: 5, input_tokens: 2, ..Usage::default() }), PicoUsd(20));
+    }
+
+    #[test]
     fn a_bound_takes_the_dearest_tier_that_can_be_reached() {
         let rate = Rate::new(Prices::new(PicoUsd(10), PicoUsd(1), PicoUsd(100)), &[tier(200, 20, 2, 150)], true, None)
             .expect("a rate");
         let check = |input: u64, output: u64, most: u64| {
-            assert_eq!(rate.bound(input, output), Some(PicoUsd(most)), "{input} in, {output} out");
+            assert_eq!(rate.bound(input, output, 0), Some(PicoUsd(most)), "{input} in, {output} out");
         };
         check(0, 0, 0);
         check(200, 1, 2_100);
         check(201, 1, 4_170);
         // A tier that is cheaper does not hide what costs more just below it.
         let falling = Rate::new(flat(10, 0, 1).base(), &[tier(100, 1, 0, 1)], true, None).expect("a rate");
-        assert_eq!(falling.bound(100, 0), Some(PicoUsd(1_000)));
-        assert_eq!(falling.bound(101, 0), Some(PicoUsd(1_000)));
-        assert_eq!(falling.bound(5_000, 0), Some(PicoUsd(5_000)));
+        assert_eq!(falling.bound(100, 0, 0), Some(PicoUsd(1_000)));
+        assert_eq!(falling.bound(101, 0, 0), Some(PicoUsd(1_000)));
+        assert_eq!(falling.bound(5_000, 0, 0), Some(PicoUsd(5_000)));
     }
 
     #[test]
     fn what_is_too_much_for_one_request_has_no_bound() {
-        assert_eq!(flat(1, 1, 1).bound(u64::MAX, 0), Some(PicoUsd::MAX));
-        assert_eq!(flat(1, 1, 1).bound(u64::MAX, 1), None);
-        assert_eq!(flat(u64::MAX, 0, u64::MAX).bound(u64::MAX, u64::MAX), None);
+        assert_eq!(flat(1, 1, 1).bound(u64::MAX, 0, 0), Some(PicoUsd::MAX));
+        assert_eq!(flat(1, 1, 1).bound(u64::MAX, 1, 0), None);
+        assert_eq!(flat(u64::MAX, 0, u64::MAX).bound(u64::MAX, u64::MAX, 0), None);
     }
 
     #[test]
@@ -324,8 +362,8 @@ mod tests {
         let rate =
             Rate::new(Prices { output: PicoUsd::ZERO, ..flat(20, 20, 0).base() }, &[], false, None).expect("a rate");
         assert!(!rate.prices_output() && flat(1, 1, 0).prices_output());
-        assert_eq!(rate.bound(10, 0), Some(PicoUsd(200)));
-        assert_eq!(rate.bound(10, 1), None);
+        assert_eq!(rate.bound(10, 0, 0), Some(PicoUsd(200)));
+        assert_eq!(rate.bound(10, 1, 0), None);
         assert_eq!(rate.output_tokens_affordable(0, PicoUsd::MAX), 0);
     }
 
@@ -334,7 +372,7 @@ mod tests {
         let base = Prices { cache_write: PicoUsd(125), ..flat(100, 10, 500).base() };
         let rate = Rate::new(base, &[], true, None).expect("a rate");
         assert!(rate.bills_cache_writes() && !flat(1, 1, 1).bills_cache_writes());
-        assert_eq!(rate.bound(1_000, 0), Some(PicoUsd(125_000)));
+        assert_eq!(rate.bound(1_000, 0, 0), Some(PicoUsd(125_000)));
         // 1,000 tokens: 600 from the cache, 300 to it, 100 neither.
         assert_eq!(rate.cost_with_cache_writes(&usage(1_000, 600, 0), 300), PicoUsd(6_000 + 37_500 + 10_000));
         assert_eq!(rate.cost(&usage(1_000, 600, 0)), PicoUsd(6_000 + 50_000));
@@ -442,7 +480,7 @@ mod tests {
         fn nothing_within_the_bounds_costs_more_than_the_bound(
             rate in rate(), (input_max, output_max, used, written) in bounded_usage(),
         ) {
-            if let Some(bound) = rate.bound(input_max, output_max) {
+            if let Some(bound) = rate.bound(input_max, output_max, 0) {
                 prop_assert!(rate.cost(&used) <= bound);
                 prop_assert!(rate.cost_with_cache_writes(&used, written) <= rate.cost(&used));
                 let stated = rate.priced(&Usage { cache_write_tokens: Some(written), ..used }).expect("text has a price");
@@ -454,7 +492,7 @@ mod tests {
 
         #[test]
         fn the_bound_is_reached_by_some_usage(rate in rate(), input_max in number(), output_max in number()) {
-            if let Some(bound) = rate.bound(input_max, output_max) {
+            if let Some(bound) = rate.bound(input_max, output_max, 0) {
                 let ends = rate.tiers().iter().map(|tier| tier.above_input_tokens.min(input_max)).chain([input_max]);
                 let dearest = ends.map(|input| rate.cost(&usage(input, 0, output_max))).max();
                 prop_assert_eq!(dearest, Some(bound));
@@ -465,9 +503,9 @@ mod tests {
         fn a_bound_never_falls_as_the_counts_rise(
             rate in rate(), input in number(), output in number(), more_input in number(), more_output in number(),
         ) {
-            let wider = rate.bound(input.saturating_add(more_input), output.saturating_add(more_output));
+            let wider = rate.bound(input.saturating_add(more_input), output.saturating_add(more_output), 0);
             if let Some(wider) = wider {
-                prop_assert!(rate.bound(input, output).is_some_and(|bound| bound <= wider));
+                prop_assert!(rate.bound(input, output, 0).is_some_and(|bound| bound <= wider));
             }
         }
 
@@ -481,7 +519,7 @@ mod tests {
         fn what_is_affordable_fits_and_one_token_more_does_not(rate in rate(), input in number(), money in number()) {
             let money = PicoUsd(money);
             let tokens = rate.output_tokens_affordable(input, money);
-            let fits = |tokens| rate.bound(input, tokens).is_some_and(|bound| bound <= money);
+            let fits = |tokens| rate.bound(input, tokens, 0).is_some_and(|bound| bound <= money);
             prop_assert!(tokens == 0 || fits(tokens));
             prop_assert!(tokens == u64::MAX || !fits(tokens + 1));
         }

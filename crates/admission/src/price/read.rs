@@ -16,6 +16,9 @@ use super::{ALIASES_MAX, NAME_BYTES_MAX, PRICES_MAX, TIERS_MAX};
 /// price in another unit.
 const PLAUSIBLE_MAX: PicoUsd = PicoUsd(1_000_000_000);
 
+/// 1 USD an hour of one core: 277.8 USD a million seconds. Rented ones cost a tenth of it.
+const CPU_SECOND_PLAUSIBLE_MAX: PicoUsd = PicoUsd(277_777_778);
+
 /// More input tokens than this for one image are most likely pixels or bytes.
 const IMAGE_TOKENS_MAX: u64 = 1_000_000;
 
@@ -180,7 +183,8 @@ fn rate(fields: &mut Fields<'_, '_>, problems: &mut Problems) -> Option<Rate> {
     let before = problems.count();
     let confirmed = fields.switch("confirmed", problems).unwrap_or(false);
     let chat = fields.has("output_usd_per_million");
-    let base = prices(fields, chat, confirmed, problems);
+    let cpu_second = cpu(fields, confirmed, problems);
+    let base = prices(fields, chat, confirmed, cpu_second.is_some(), problems);
     let image_tokens_max = fields.count("image_tokens_max", problems);
     if image_tokens_max.is_some_and(|tokens| tokens > IMAGE_TOKENS_MAX) {
         let what = format!("image_tokens_max above {IMAGE_TOKENS_MAX} is most likely not in tokens");
@@ -210,7 +214,22 @@ fn rate(fields: &mut Fields<'_, '_>, problems: &mut Problems) -> Option<Rate> {
     {
         problems.add(fields.at(), fields.place(), error.to_string());
     }
-    rate.ok()
+    Some(match cpu_second {
+        Some(second) => rate.ok()?.with_cpu(second),
+        None => rate.ok()?,
+    })
+}
+
+/// What CPU time costs, of a model that runs here.
+fn cpu(fields: &mut Fields<'_, '_>, confirmed: bool, problems: &mut Problems) -> Option<PicoUsd> {
+    const CPU: &str = "cpu_usd_per_million_seconds";
+    let second = fields.price(CPU, problems)?;
+    let likely = (PicoUsd(1)..=CPU_SECOND_PLAUSIBLE_MAX).contains(&second);
+    if !likely && !confirmed {
+        let what = format!("{CPU} is 0, or above 1 USD an hour: if it is right, say confirmed = true");
+        fields.wrong(CPU, what, problems);
+    }
+    Some(second)
 }
 
 /// One `[[price.tier]]`; `below` are the prices of the step before it.
@@ -223,7 +242,7 @@ fn tier(
 ) -> Option<Tier> {
     let above = fields.count("above_input_tokens", problems);
     fields.require("above_input_tokens", "the most input tokens that are still priced below this tier", problems);
-    let prices = prices(&mut fields, chat, confirmed, problems);
+    let prices = prices(&mut fields, chat, confirmed, false, problems);
     if let (Some(prices), Some(below)) = (prices, below) {
         let is_cheaper = prices.input < below.input
             || prices.cached_input < below.cached_input
@@ -239,8 +258,14 @@ fn tier(
     Some(Tier { above_input_tokens: above?, prices: prices? })
 }
 
-/// The money of a price or of a tier.
-fn prices(fields: &mut Fields<'_, '_>, chat: bool, confirmed: bool, problems: &mut Problems) -> Option<Prices> {
+/// The money of a price or of a tier. Where CPU time has a price, tokens need none.
+fn prices(
+    fields: &mut Fields<'_, '_>,
+    chat: bool,
+    confirmed: bool,
+    by_cpu: bool,
+    problems: &mut Problems,
+) -> Option<Prices> {
     const INPUT: &str = "input_usd_per_million";
     const CACHED: &str = "cached_input_usd_per_million";
     const WRITE: &str = "cache_write_usd_per_million";
@@ -249,7 +274,9 @@ fn prices(fields: &mut Fields<'_, '_>, chat: bool, confirmed: bool, problems: &m
     const AUDIO_OUTPUT: &str = "audio_output_usd_per_million";
     let before = problems.count();
     let input = fields.price(INPUT, problems);
-    fields.require(INPUT, "a decimal in quotes such as \"0.15\"", problems);
+    if !by_cpu {
+        fields.require(INPUT, "a decimal in quotes such as \"0.15\"", problems);
+    }
     let cached = fields.price(CACHED, problems);
     let write = fields.price(WRITE, problems);
     let output = fields.price(OUTPUT, problems);
@@ -307,7 +334,7 @@ fn prices(fields: &mut Fields<'_, '_>, chat: bool, confirmed: bool, problems: &m
     if problems.count() > before {
         return None;
     }
-    let input = input?;
+    let input = input.or(by_cpu.then_some(PicoUsd::ZERO))?;
     Some(Prices {
         input,
         cached_input: cached.unwrap_or(input),

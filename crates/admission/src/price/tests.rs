@@ -308,7 +308,7 @@ tier = 5
          write it as a text, \"0.5\"",
         "line 10, price 1 (*/gpt-*): confirmed must be true or false",
         "line 11, price 1 (*/gpt-*): unknown field \"colour\"; known are provider, model, aliases, effective_from, \
-         effective_to, source, checked_at, confirmed, input_usd_per_million, cached_input_usd_per_million, \
+         effective_to, source, checked_at, confirmed, cpu_usd_per_million_seconds, input_usd_per_million, cached_input_usd_per_million, \
          cache_write_usd_per_million, output_usd_per_million, audio_input_usd_per_million, \
          audio_output_usd_per_million, image_tokens_max, tier",
         "line 12, price 2 (?/fine): provider is missing: the provider preset's name, such as \"openai\"",
@@ -439,7 +439,7 @@ fn a_request_above_200_000_tokens_is_priced_at_its_tier_unlike_in_litellm_30135(
     assert_eq!(rate.cost(&used(200_001, 0, 1_000)), PicoUsd(200_001 * 2_500_000 + 1_000 * 15_000_000));
     assert_eq!(rate.cost(&used(200_001, 100_000, 0)), PicoUsd(100_001 * 2_500_000 + 100_000 * 250_000));
     // And a hold for so much input has room for it.
-    assert_eq!(rate.bound(200_001, 1_000), Some(PicoUsd(200_001 * 2_500_000 + 1_000 * 15_000_000)));
+    assert_eq!(rate.bound(200_001, 1_000, 0), Some(PicoUsd(200_001 * 2_500_000 + 1_000 * 15_000_000)));
 }
 
 #[test]
@@ -455,7 +455,7 @@ fn tokens_written_to_the_cache_are_not_dropped_unlike_in_litellm_33772() {
     // gpt-5.6-sol: 4.00 USD a million, 5.00 where it writes its cache, which it does unasked.
     let books = shipped();
     let rate = books.rate("openai", "gpt-5.6-sol", now()).expect("a price").rate;
-    assert_eq!(rate.bound(100_000, 0), Some(PicoUsd(500_000_000_000)));
+    assert_eq!(rate.bound(100_000, 0, 0), Some(PicoUsd(500_000_000_000)));
     assert_eq!(rate.cost_with_cache_writes(&used(100_000, 0, 0), 60_000), PicoUsd(160_000_000_000 + 300_000_000_000));
     assert!(rate.bills_cache_writes());
     // Stated in the usage, they are priced to the token; unstated, all that can have been written is.
@@ -578,7 +578,7 @@ fn the_shipped_book_says_what_was_typed_here_by_hand() {
         let rated = books.rate(provider, model, now()).unwrap_or_else(|| panic!("no price for {provider}/{model}"));
         let base = rated.rate.base();
         assert_eq!((base.input.0, base.cached_input.0, base.output.0), (input, cached, output), "{provider}/{model}");
-        assert_eq!(&**rated.version, "2026-11");
+        assert_eq!(&**rated.version, "2026-11-27");
     };
     check("openai", "gpt-4o-mini", 150_000, 75_000, 600_000);
     check("openai", "gpt-4o-2024-11-20", 2_500_000, 1_250_000, 10_000_000);
@@ -598,6 +598,27 @@ fn the_shipped_book_says_what_was_typed_here_by_hand() {
     for provider in ["openrouter", "ollama", "vllm", "custom"] {
         assert!(books.rate(provider, "gpt-4o-mini", now()).is_none(), "{provider}");
     }
+}
+
+#[test]
+fn what_runs_here_is_priced_by_cpu_time_and_needs_no_price_of_tokens() {
+    let books = shipped();
+    for model in ["hashed-ngrams", "all-MiniLM-L6-v2"] {
+        let rate = books.rate("local", model, now()).expect("a price").rate;
+        assert_eq!((rate.base().input, rate.cpu_second), (PicoUsd::ZERO, Some(PicoUsd(13_888_889))), "{model}");
+    }
+    let book = |more: &str| {
+        PriceBook::parse(&format!(
+            "version = \"v\"\nsource = \"s\"\nchecked_at = \"2026-11-27\"\n[[price]]\nprovider = \"local\"\n\
+             model = \"m\"\neffective_from = \"2026-01-01T00:00:00Z\"\n{more}"
+        ))
+    };
+    let cpu = |text: &str| book(&format!("cpu_usd_per_million_seconds = \"{text}\""));
+    assert!(cpu("0").is_err() && cpu("300").is_err() && cpu("0.0000001").is_err());
+    assert!(book("cpu_usd_per_million_seconds = \"300\"\nconfirmed = true").is_ok());
+    assert!(book("").is_err(), "neither tokens nor CPU time have a price");
+    let both = book("cpu_usd_per_million_seconds = \"10\"\ninput_usd_per_million = \"0.01\"").expect("both is fine");
+    assert_eq!(both.prices()[0].rate.base().input, PicoUsd(10_000));
 }
 
 #[test]
@@ -675,7 +696,7 @@ fn every_shipped_price_agrees_with_the_table_it_names_as_its_source() {
     let table: Table = serde_json::from_str(&text).expect("the table is JSON");
     let book = PriceBook::parse(SHIPPED).unwrap_or_else(|error| panic!("{error}"));
     let mut compared = 0;
-    for price in book.prices().iter().filter(|price| &*price.provider != "simulator") {
+    for price in book.prices().iter().filter(|price| !["simulator", "local"].contains(&&*price.provider)) {
         let (_, after) = price.source.split_once("entry \"").expect("the source names an entry");
         let (key, _) = after.split_once('"').expect("the entry's name ends");
         let prefix = key.strip_suffix(&*price.model).expect("the entry's name ends with the model's");

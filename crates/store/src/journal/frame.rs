@@ -17,9 +17,11 @@
 use ring::digest::{Context, SHA256};
 use tollgate_ledger::Record;
 
+use super::former;
+
 pub const HEADER_BYTES: usize = 64;
-pub const VERSION: u16 = 4;
-/// Version 3 had fewer kinds of records: what it has is read as it was.
+pub const VERSION: u16 = 5;
+/// Versions 3 and 4 are read, too: see `former.rs`.
 const OLDEST: u16 = 3;
 const MAGIC: [u8; 4] = *b"TGJF";
 
@@ -35,6 +37,8 @@ pub enum Kind {
 /// A frame that was read and whose checksum and chain are right.
 #[derive(Clone, Copy, Debug)]
 pub struct Frame<'a> {
+    /// Of the encoding of its records.
+    pub version: u16,
     pub kind: Kind,
     pub first: u64,
     pub count: u32,
@@ -106,8 +110,9 @@ pub fn decode_unchained(bytes: &[u8]) -> Result<Frame<'_>, FrameError> {
     if header[..4] != MAGIC || checksum != u32_at(56) || u32_at(60) != 0 {
         return Err(FrameError::Damaged);
     }
-    if !(OLDEST..=VERSION).contains(&u16_at(4)) {
-        return Err(FrameError::OtherVersion(u16_at(4)));
+    let version = u16_at(4);
+    if !(OLDEST..=VERSION).contains(&version) {
+        return Err(FrameError::OtherVersion(version));
     }
     let kind = match u16_at(6) {
         0 => Kind::Records,
@@ -118,7 +123,7 @@ pub fn decode_unchained(bytes: &[u8]) -> Result<Frame<'_>, FrameError> {
     first.copy_from_slice(&header[16..24]);
     let mut chain = [0; 32];
     chain.copy_from_slice(&header[24..56]);
-    Ok(Frame { kind, first: u64::from_le_bytes(first), count: u32_at(12), chain, payload })
+    Ok(Frame { version, kind, first: u64::from_le_bytes(first), count: u32_at(12), chain, payload })
 }
 
 /// How many bytes the frame at the start of `bytes` has, if what its header says is true.
@@ -157,8 +162,11 @@ impl Frame<'_> {
             let length = usize::try_from(u32::from_le_bytes(*length)).unwrap_or(usize::MAX);
             let (one, after) =
                 after.split_at_checked(length).ok_or_else(|| FrameError::Record("cut short".to_owned()))?;
-            let (record, left) =
-                postcard::take_from_bytes(one).map_err(|error| FrameError::Record(error.to_string()))?;
+            let read = match self.version < VERSION {
+                true => former::take_from_bytes(one),
+                false => postcard::take_from_bytes(one),
+            };
+            let (record, left) = read.map_err(|error| FrameError::Record(error.to_string()))?;
             if !left.is_empty() {
                 return Err(FrameError::Record("bytes left over".to_owned()));
             }

@@ -384,7 +384,7 @@ impl Selection {
 const EVENT_COLUMNS: &str = "id, plan, tenant, project, key, end_user, utc_offset, route, provider, model, stream, \
     price_version, idempotency_key, idempotency_body, attribution, policy, started_at, deadline, hold_cost, hold_charge, \
     extended_at, state, adjusted, ended_at, input_tokens, cached_input_tokens, cache_write_tokens, audio_input_tokens, output_tokens, \
-    reasoning_tokens, audio_output_tokens, cost, charge, overrun_cost, overrun_charge, confidence, outcome";
+    reasoning_tokens, audio_output_tokens, cpu_us, cost, charge, overrun_cost, overrun_charge, confidence, outcome";
 
 fn read_event(row: &Row<'_>) -> rusqlite::Result<UsageEvent> {
     let cells = &mut Cells::of(row);
@@ -441,6 +441,7 @@ fn read_end(cells: &mut Cells<'_, '_>) -> rusqlite::Result<Option<EventEnd>> {
             output_tokens: cells.count()?,
             reasoning_tokens: cells.count()?,
             audio_output_tokens: cells.count()?,
+            cpu_us: cells.count()?,
         },
         amounts: cells.amounts()?,
         overrun: cells.amounts()?,

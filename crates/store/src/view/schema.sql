@@ -52,6 +52,7 @@ CREATE TABLE usage_events (
     output_tokens INTEGER,
     reasoning_tokens INTEGER,
     audio_output_tokens INTEGER,
+    cpu_us INTEGER,
     cost INTEGER,
     charge INTEGER,
     overrun_cost INTEGER,

@@ -98,6 +98,7 @@ fn usage(tokens: u64) -> Usage {
         output_tokens: tokens / 3,
         reasoning_tokens: 1,
         audio_output_tokens: tokens / 11,
+        cpu_us: tokens.wrapping_mul(13),
     }
 }
 
@@ -270,6 +271,7 @@ fn totals<'a>(events: impl IntoIterator<Item = &'a UsageEvent>) -> ViewTotals {
         totals.tokens.cache_write_tokens += u128::from(end.usage.cache_write_tokens.unwrap_or(0));
         totals.tokens.audio_input_tokens += u128::from(end.usage.audio_input_tokens);
         totals.tokens.audio_output_tokens += u128::from(end.usage.audio_output_tokens);
+        totals.tokens.cpu_us += u128::from(end.usage.cpu_us);
     }
     totals
 }
@@ -456,6 +458,7 @@ fn amounts_and_tokens_of_64_bits_are_kept_and_summed_exactly() {
         output_tokens: u64::MAX,
         reasoning_tokens: u64::MAX,
         audio_output_tokens: u64::MAX,
+        cpu_us: u64::MAX,
     };
     let records: Vec<Record> = (1..)
         .zip(edges)

@@ -48,6 +48,8 @@ pub struct TokenSums {
     pub output_tokens: u128,
     pub reasoning_tokens: u128,
     pub audio_output_tokens: u128,
+    /// CPU time of local runtimes, in microseconds.
+    pub cpu_us: u128,
 }
 
 /// Sums over events that share their state and confidence: what one row of [`select`] says.
@@ -144,13 +146,14 @@ impl TokenSums {
         self.output_tokens += other.output_tokens;
         self.reasoning_tokens += other.reasoning_tokens;
         self.audio_output_tokens += other.audio_output_tokens;
+        self.cpu_us += other.cpu_us;
     }
 }
 
 // === SQL ===
 
 /// Every column that is summed, in the order in which [`Part::read`] reads them.
-const SUMMED: [&str; 13] = [
+const SUMMED: [&str; 14] = [
     "input_tokens",
     "cached_input_tokens",
     "cache_write_tokens",
@@ -158,6 +161,7 @@ const SUMMED: [&str; 13] = [
     "output_tokens",
     "reasoning_tokens",
     "audio_output_tokens",
+    "cpu_us",
     "hold_cost",
     "hold_charge",
     "cost",
@@ -203,6 +207,7 @@ impl Part {
             output_tokens: tokens()?,
             reasoning_tokens: tokens()?,
             audio_output_tokens: tokens()?,
+            cpu_us: tokens()?,
         };
         let (hold, amounts, overrun) = (cells.columns()?, cells.columns()?, cells.columns()?);
         Ok(Self { state, confidence, requests, tokens, hold, amounts, overrun })

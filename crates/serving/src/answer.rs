@@ -75,6 +75,7 @@ pub fn read_usage(raw: &RawValue) -> Option<Usage> {
         output_tokens: wire.completion_tokens.unwrap_or(0).max(beyond_input),
         reasoning_tokens: completion.and_then(|details| details.reasoning_tokens).unwrap_or(0),
         audio_output_tokens: completion.and_then(|details| details.audio_tokens).unwrap_or(0),
+        cpu_us: 0,
     };
     is_consistent(&usage).then_some(usage)
 }
@@ -122,6 +123,7 @@ mod tests {
             output_tokens: 50,
             reasoning_tokens: 5,
             audio_output_tokens: 40,
+            cpu_us: 0,
         };
         assert_eq!(usage(everything), Some(expected));
         let hidden = r#"{"usage":{"prompt_tokens":7,"completion_tokens":2,"total_tokens":19}}"#;

@@ -1,13 +1,15 @@
 //! One configured provider.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::Uri;
 use rustls_pki_types::CertificateDer;
+use tollgate_types::Clock;
 use zeroize::Zeroizing;
 
+use crate::concurrency::{Limiter, Outcome, Settings, Slot};
 use crate::preset::OutputLimitName;
 
 #[derive(Clone, Debug)]
@@ -26,6 +28,8 @@ pub struct Provider {
     pub timeouts: Timeouts,
     /// Idle connections kept, per worker.
     pub idle_connections_max: usize,
+    /// Finds out how many requests at a time it bears, if that is wanted.
+    pub bearing: Option<Arc<Bearing>>,
     /// Trusted besides the public authorities.
     pub authorities: Vec<CertificateDer<'static>>,
 }
@@ -40,9 +44,75 @@ pub struct Timeouts {
     pub total: Duration,
 }
 
+/// How many requests at a time a provider bears, for all workers together.
+#[derive(Debug)]
+pub struct Bearing {
+    limiter: Mutex<Limiter>,
+    clock: Clock,
+}
+
+/// A request that a provider bears; when this is dropped it has ended.
+#[derive(Debug)]
+pub struct Borne {
+    bearing: Arc<Bearing>,
+    slot: Option<Slot>,
+    outcome: Outcome,
+}
+
 /// Text that is never shown.
 #[derive(Clone)]
 pub struct Secret(Arc<Zeroizing<String>>);
+
+// === impl Bearing ===
+
+impl Bearing {
+    pub fn new(settings: Settings, clock: Clock) -> Self {
+        Self { limiter: Mutex::new(Limiter::new(settings)), clock }
+    }
+
+    /// One more request, if the provider bears one more.
+    pub fn enter(self: &Arc<Self>) -> Option<Borne> {
+        let slot = self.lock().try_enter(self.clock.steady())?;
+        Some(Borne { bearing: Arc::clone(self), slot: Some(slot), outcome: Outcome::Untold })
+    }
+
+    /// Requests that may be under way together now.
+    pub fn limit(&self) -> u32 {
+        self.lock().limit()
+    }
+
+    /// How long an answer takes where nothing is queued, as far as it is known.
+    pub fn floor(&self) -> Option<Duration> {
+        self.lock().floor()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Limiter> {
+        self.limiter.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Borne ===
+
+impl Borne {
+    /// Its answer began after so long.
+    pub fn answered(&mut self, after: Duration) {
+        self.outcome = Outcome::Answered(after);
+    }
+
+    /// The provider said that it has too much to do, or nothing in time.
+    pub fn dropped(mut self) {
+        self.outcome = Outcome::Dropped;
+    }
+}
+
+impl Drop for Borne {
+    fn drop(&mut self) {
+        if let Some(slot) = self.slot.take() {
+            let now = self.bearing.clock.steady();
+            self.bearing.lock().leave(now, slot, self.outcome);
+        }
+    }
+}
 
 // === impl Secret ===
 

@@ -1,5 +1,7 @@
 //! Streams against what was granted: an honest one passes whole, one that goes on is ended where the grant ends.
 
+mod schedule;
+
 use bytes::Bytes;
 use proptest::prelude::*;
 use serde_json::{Value, json};

@@ -7,7 +7,7 @@ use tollgate_gateway::http::wire::{
     Bounds, CHOICES_MAX, OUTPUT_TOKENS_MAX, STRUCTURE_TOKENS, TEMPLATE_TOKENS, WireRequest, read_chat, read_embeddings,
 };
 use tollgate_serving::top_level::TopLevel;
-use tollgate_types::{Call, Refusal};
+use tollgate_types::{Call, Refusal, Surface};
 
 use crate::{Target, by_serde};
 
@@ -106,7 +106,7 @@ pub fn check_chat_request(data: &[u8]) {
 
 pub fn check_embeddings_request(data: &[u8]) {
     let body = Bytes::copy_from_slice(data);
-    let request = match read_embeddings(&body) {
+    let request = match read_embeddings(Surface::Embeddings, &body) {
         Ok(request) => request,
         Err(refused) => return check_refusal(&refused),
     };

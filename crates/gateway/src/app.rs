@@ -30,7 +30,9 @@ use crate::audit::Denials;
 use crate::config::{self, Config, Route, Routing};
 use crate::decisions::Decisions;
 use crate::laws;
+use crate::local::LocalWork;
 use crate::metrics::Metrics;
+use crate::runtimes::{Runtimes, RuntimesError};
 use crate::twins::Twins;
 
 /// Shared by all workers.
@@ -42,12 +44,14 @@ pub struct App {
     pub projector: Projector,
     pub answers: Answers,
     pub twins: Arc<Twins>,
+    /// Requests that models here work on.
+    pub local_work: LocalWork,
     pub admission: Admission,
     /// Who may do what with whose.
     pub guard: Guard,
     pub metrics: Metrics,
     pub alerts: Alerts,
-    pub server: config::Server,
+    pub server: config::Listening,
     pub admin_key: tollgate_serving::Secret,
     pub request_ids: RequestIds,
     /// Who signs receipts, by name.
@@ -64,6 +68,8 @@ pub struct App {
     /// The store's folder.
     pub dir: PathBuf,
     routing: ArcSwap<Routing>,
+    /// The models that run here.
+    runtimes: ArcSwap<Runtimes>,
     draining: AtomicBool,
     /// When the ledger was last added up for the metrics, in microseconds since 1970.
     ledger_measured_at: AtomicI64,
@@ -84,6 +90,8 @@ pub enum StartError {
     Store(#[from] StoreError),
     #[error("the price book {path}: {problem}")]
     Prices { path: String, problem: String },
+    #[error(transparent)]
+    Runtimes(#[from] RuntimesError),
     #[error("the policy bundle {0}")]
     Policy(String),
     #[error("the first plan cannot be made: {0}")]
@@ -121,6 +129,9 @@ impl App {
             let laws = laws::all(directory, &store.dir).map_err(StartError::Policy)?;
             Ok::<_, StartError>(Admission::new(directory, laws, prices, store.vault.api_key_hasher(), clock))
         })?;
+        let local_routes = &config.routing.local_routes;
+        let runtimes = Runtimes::load(&config.runtimes, local_routes, &Runtimes::default(), store.books.clock())?;
+        let routing = runtimes.joined(&config.routing)?;
         let app = Self {
             books: Arc::clone(&store.books),
             journal: store.journal.clone(),
@@ -128,6 +139,7 @@ impl App {
             projector: store.projector.clone(),
             answers: store.answers.clone(),
             twins: Arc::default(),
+            local_work: LocalWork::default(),
             admission,
             guard: Guard::shipped(),
             metrics: Metrics::new(config.server.metric_tenants_max),
@@ -143,7 +155,8 @@ impl App {
             audit_reads: Reads::default(),
             audit_key: store.audit_key.clone(),
             dir: store.dir.clone(),
-            routing: ArcSwap::from_pointee(config.routing.clone()),
+            routing: ArcSwap::from_pointee(routing),
+            runtimes: ArcSwap::from_pointee(runtimes),
             draining: AtomicBool::new(false),
             ledger_measured_at: AtomicI64::new(0),
         };
@@ -167,8 +180,14 @@ impl App {
     /// Takes over what a reload may change. Requests under way keep what they began with.
     pub fn reload(&self, config: &Config) -> Result<(), StartError> {
         let prices = load_prices(&config.price_books, &Layout::of(&self.dir))?;
+        let before = self.runtimes.load_full();
+        let runtimes = Runtimes::load(&config.runtimes, &config.routing.local_routes, &before, self.clock())?;
+        let routing = runtimes.joined(&config.routing)?;
         self.admission.publish_prices(prices);
-        self.routing.store(Arc::new(config.routing.clone()));
+        // What is not used any more ends when the last request that it answers has ended.
+        self.routing.store(Arc::new(routing));
+        self.runtimes.store(Arc::new(runtimes));
+        self.metrics.forget_runtimes();
         Ok(())
     }
 
@@ -216,6 +235,14 @@ impl App {
             self.metrics.broken_glasses(self.access.sessions.broken_glasses(now));
         } else {
             self.ledger_measured_at.store(last, Ordering::Release);
+        }
+        for provider in self.routing.load().providers.values() {
+            if let Some(bearing) = &provider.bearing {
+                self.metrics.bearing(&provider.name, bearing.limit());
+            }
+        }
+        for runtime in self.runtimes.load().all() {
+            self.metrics.runtime(&runtime.settings.name, &runtime.pool);
         }
         self.metrics.render()
     }

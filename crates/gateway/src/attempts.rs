@@ -18,6 +18,7 @@ use http::StatusCode;
 use http::header::{HeaderMap, RETRY_AFTER};
 use tollgate_serving::Provider;
 use tollgate_serving::backend::{Answer, Backend, Endpoint, SendError};
+use tollgate_serving::provider::Borne;
 use tollgate_types::clock::Stopwatch;
 use tollgate_types::refusal::ProviderFaultKind;
 use tollgate_types::usage::Outcome;
@@ -98,21 +99,32 @@ pub async fn answered(
     loop {
         go_out(&mut under_way, &mut permit).await?;
         let since = Stopwatch::start();
-        let sent = round.send(&under_way, &permit).await;
+        let sent = match bears_one_more(&mut under_way) {
+            true => Some(round.send(&under_way, &permit).await),
+            false => None,
+        };
         under_way.waited += since.elapsed();
+        note_how_it_bears(&mut under_way, sent.as_ref(), since.elapsed());
         let undone = match sent {
-            Ok(answer) if answer.status == StatusCode::OK => return Ok(Answered { under_way, permit, answer }),
-            Ok(answer) if may_have_worked(answer.status) => {
+            Some(Ok(answer)) if answer.status == StatusCode::OK => {
+                return Ok(Answered { under_way, permit, answer });
+            }
+            Some(Ok(answer)) if may_have_worked(answer.status) => {
                 return Err(broken(under_way, permit, ProviderFaultKind::Status(answer.status.as_u16())).await);
             }
-            Err(error) if error.maybe_sent => return Err(broken(under_way, permit, error.fault).await),
-            Ok(answer) => {
+            Some(Err(error)) if error.maybe_sent => return Err(broken(under_way, permit, error.fault).await),
+            Some(Ok(answer)) => {
                 come_back(&mut under_way, &mut permit);
                 refused(&under_way, answer).await
             }
-            Err(error) => {
+            Some(Err(error)) => {
                 come_back(&mut under_way, &mut permit);
                 not_reached(&under_way, error)
+            }
+            None => {
+                come_back(&mut under_way, &mut permit);
+                round.attempts += 1;
+                busy(&under_way)
             }
         };
         if !round.goes_on(&mut under_way, &mut permit, &undone).await? {
@@ -126,7 +138,7 @@ pub async fn answered(
 }
 
 /// Nothing goes out before the books remember that it may cost something.
-async fn go_out(under_way: &mut Underway, permit: &mut AppPermit) -> Result<(), Refusal> {
+pub async fn go_out(under_way: &mut Underway, permit: &mut AppPermit) -> Result<(), Refusal> {
     let journal = &under_way.app.journal;
     journal.durable(permit.reservation.position()).await.map_err(|_| Refusal::LedgerUnavailable)?;
     if !permit.reservation.dispatched() {
@@ -138,7 +150,7 @@ async fn go_out(under_way: &mut Underway, permit: &mut AppPermit) -> Result<(), 
 }
 
 /// It certainly did no work: whoever leaves now owes nothing.
-fn come_back(under_way: &mut Underway, permit: &mut AppPermit) {
+pub fn come_back(under_way: &mut Underway, permit: &mut AppPermit) {
     permit.reservation.not_dispatched();
     under_way.at_stake = None;
 }
@@ -164,18 +176,18 @@ impl<'a> Round<'a> {
         let (surface, route) = (wire.call.surface, &*under_way.route);
         let endpoint = match surface {
             Surface::Chat => Endpoint::Chat,
-            Surface::Embeddings => Endpoint::Embeddings,
+            Surface::Embeddings | Surface::Classify => Endpoint::Embeddings,
         };
         let outgoing = wire.bounded(
             body,
             Bounds {
                 model: &route.target.model,
                 output_tokens: (surface == Surface::Chat).then_some(permit.granted.output_tokens),
-                output_limit_name: route.provider.output_limit.field(),
+                output_limit_name: route.provider().output_limit.field(),
             },
         );
         let time_left = under_way.total.saturating_sub(under_way.waited);
-        let backend = backend_of_this_worker(&route.provider);
+        let backend = backend_of_this_worker(route.provider());
         backend.send(endpoint, headers::request_id(under_way.id), outgoing, time_left).await
     }
 
@@ -239,6 +251,41 @@ impl<'a> Round<'a> {
         under_way.route = Arc::clone(fallback);
         Ok(true)
     }
+}
+
+// === what a provider bears ===
+
+/// Whether the provider is to be given one more, where that is found out; then this is its place.
+fn bears_one_more(under_way: &mut Underway) -> bool {
+    under_way.borne = None;
+    let Some(bearing) = &under_way.route.provider().bearing else { return true };
+    under_way.borne = bearing.enter();
+    under_way.borne.is_some()
+}
+
+/// What the answer, or its absence, says of how much the provider has to do.
+fn note_how_it_bears(under_way: &mut Underway, sent: Option<&Result<Answer, SendError>>, after: Duration) {
+    let Some(sent) = sent else { return };
+    let is_dropped = match sent {
+        Ok(answer) => matches!(answer.status.as_u16(), 429 | 503 | 529),
+        Err(error) => matches!(error.fault, ProviderFaultKind::Timeout(_)),
+    };
+    if is_dropped {
+        return under_way.borne.take().into_iter().for_each(Borne::dropped);
+    }
+    if let (Some(borne), Ok(answer)) = (&mut under_way.borne, sent)
+        && answer.status == StatusCode::OK
+    {
+        borne.answered(after);
+    }
+}
+
+/// Nothing was sent: the provider has as much as it bears.
+fn busy(under_way: &Underway) -> Undone {
+    let floor = under_way.route.provider().bearing.as_ref().and_then(|bearing| bearing.floor());
+    let retry_after = floor.unwrap_or(RETRY_PAUSE).max(RETRY_PAUSE);
+    let refusal = Refusal::Overloaded { reason: "the provider is given as many requests as it bears", retry_after };
+    Undone { refusal, outcome: Outcome::NotSent, again: Again::Anybody, retry_after: Some(retry_after) }
 }
 
 // === what did no work ===

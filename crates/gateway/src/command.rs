@@ -10,6 +10,7 @@ mod audit;
 mod budget;
 mod connection;
 mod doctor;
+mod evaluation;
 mod import;
 mod key;
 mod ledger;
@@ -21,7 +22,9 @@ mod progress;
 mod project;
 mod receipt;
 mod reconcile;
+mod runtime;
 mod table;
+mod template;
 mod tenant;
 mod usage;
 mod whose;
@@ -103,6 +106,12 @@ pub enum Command {
     /// The audit log: who did what, and the proof of it
     #[command(after_help = "Example:\n  tollgate audit list --tenant demo")]
     Audit(audit::AuditArgs),
+    /// Models that run here, as files
+    #[command(after_help = "Example:\n  tollgate runtime convert all-MiniLM-L6-v2 --to models/all-MiniLM-L6-v2")]
+    Runtime(runtime::RuntimeArgs),
+    /// Classifiers made from labelled texts
+    #[command(after_help = "Example:\n  tollgate template train --rows tickets.csv --to classifiers/tickets")]
+    Template(template::TemplateArgs),
     /// Check the configuration, the store, the providers and the running gateway
     #[command(after_help = "Example:\n  tollgate doctor --config tollgate.toml")]
     Doctor(doctor::DoctorArgs),
@@ -201,6 +210,8 @@ fn dispatch(command: Command) -> Result<Answer, Failure> {
         Command::Policy(args) => wait_for(args.run()),
         Command::Price(args) => wait_for(args.run()),
         Command::Import(args) => args.run(),
+        Command::Runtime(args) => args.run(),
+        Command::Template(args) => args.run(),
         Command::Usage(args) => wait_for(args.run()),
         Command::Receipt(args) => wait_for(args.run()),
         Command::Doctor(args) => wait_for(args.run()),
@@ -229,7 +240,11 @@ fn is_configurations_fault(error: &anyhow::Error) -> bool {
     error.is::<ConfigError>()
         || matches!(
             error.downcast_ref::<StartError>(),
-            Some(StartError::Prices { .. } | StartError::Store(StoreError::Vault(VaultError::MalformedMasterKey)))
+            Some(
+                StartError::Prices { .. }
+                    | StartError::Runtimes(_)
+                    | StartError::Store(StoreError::Vault(VaultError::MalformedMasterKey))
+            )
         )
 }
 

@@ -5,6 +5,7 @@
 
 mod access;
 mod reference;
+mod runtimes;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -20,10 +21,15 @@ use serde::Deserialize;
 use tollgate_admission::Target;
 use tollgate_policy::signature::VerifyingKey;
 use tollgate_serving::preset;
-use tollgate_serving::{Provider, Secret, Timeouts};
+use tollgate_serving::provider::Bearing;
+use tollgate_serving::{Provider, Secret, Timeouts, concurrency};
+use tollgate_types::Clock;
+
+use crate::runtimes::Local;
 
 pub use access::{Access, Oidc, RawAccess, RawAccessRole, RawOidc, is_safe_address};
 pub use reference::markdown;
+pub use runtimes::{HASHED, LOCAL, LocalRoute, RawRuntime, Runtime, RuntimeKind};
 
 /// What the file says.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
@@ -39,6 +45,8 @@ pub struct RawConfig {
     pub log: RawLog,
     /// The providers, by a name of your choice: `[providers.openai]`.
     pub providers: BTreeMap<String, RawProvider>,
+    /// The models that run here, by a name of your choice: `[runtimes.minilm]`.
+    pub runtimes: BTreeMap<String, RawRuntime>,
     /// The models that callers may ask for, by the name they use: `[routes."gpt-4o-mini"]`.
     pub routes: BTreeMap<String, RawRoute>,
 }
@@ -164,6 +172,14 @@ pub struct RawProvider {
     pub total_timeout_ms: u64,
     /// Idle connections kept, per worker.
     pub idle_connections_max: usize,
+    /// Find out how many requests at a time it bears, by how long its answers take to begin and by what it turns away, and
+    /// give it no more: the rest goes to the fallbacks, or is refused as `overloaded`. For where it answers about equally fast
+    /// whatever is asked: streams, embeddings.
+    pub adaptive_concurrency: bool,
+    /// With it: never fewer requests at a time than this.
+    pub concurrency_min: u32,
+    /// With it: never more.
+    pub concurrency_max: u32,
     /// File with certificates, in PEM, to trust besides the public authorities.
     pub ca_file: Option<PathBuf>,
 }
@@ -172,8 +188,25 @@ pub struct RawProvider {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RawRoute {
-    /// Which of the providers serves it.
-    pub provider: String,
+    /// Which of the providers serves it; either this or `runtime`.
+    #[serde(default)]
+    pub provider: Option<String>,
+    /// Which of the runtimes serves it, here.
+    #[serde(default)]
+    pub runtime: Option<String>,
+    /// With a runtime: the folder of heads that `tollgate template train` wrote. The route classifies then; without one it
+    /// makes embeddings.
+    #[serde(default)]
+    pub classifier: Option<PathBuf>,
+    /// With a classifier: the hashed head answers where it is sure enough, and the runtime is asked only about the rest.
+    #[serde(default)]
+    pub cascade: bool,
+    /// How sure the hashed head of a cascade must be, from 0 to 1; as it was fitted, if left out.
+    #[serde(default)]
+    pub threshold: Option<f32>,
+    /// With a runtime: within this time a request should be answered, in milliseconds; the runtime's own, if left out.
+    #[serde(default)]
+    pub goal_ms: Option<u64>,
     /// The model's name at that provider. The route's own name, if left out.
     #[serde(default)]
     pub model: Option<String>,
@@ -210,7 +243,7 @@ fn max_tokens_default() -> u64 {
 /// What the program holds.
 #[derive(Clone, Debug)]
 pub struct Config {
-    pub server: Server,
+    pub server: Listening,
     pub store: Store,
     pub master_key: Secret,
     pub admin_key: Secret,
@@ -223,10 +256,11 @@ pub struct Config {
     pub access: Option<Access>,
     pub log: RawLog,
     pub routing: Routing,
+    pub runtimes: BTreeMap<String, Runtime>,
 }
 
 #[derive(Clone, Debug)]
-pub struct Server {
+pub struct Listening {
     pub listen: SocketAddr,
     pub workers: usize,
     pub body_bytes_max: usize,
@@ -257,7 +291,9 @@ pub struct Store {
 #[derive(Clone, Debug, Default)]
 pub struct Routing {
     pub providers: BTreeMap<String, Arc<Provider>>,
+    /// Those of runtimes join when they are loaded.
     pub routes: BTreeMap<String, Arc<Route>>,
+    pub local_routes: BTreeMap<String, LocalRoute>,
 }
 
 impl Routing {
@@ -271,11 +307,28 @@ impl Routing {
 /// of the same name, without fallbacks of its own.
 #[derive(Clone, Debug)]
 pub struct Route {
-    pub target: Target,
-    pub provider: Arc<Provider>,
+    pub target: Arc<Target>,
+    pub server: Server,
     /// Of each of them.
     pub retries: u32,
     pub fallbacks: Vec<Arc<Route>>,
+}
+
+/// Who answers a route.
+#[derive(Clone, Debug)]
+pub enum Server {
+    Provider(Arc<Provider>),
+    Local(Arc<Local>),
+}
+
+impl Route {
+    /// Of a route that a provider answers, as all are that get to where this is asked.
+    pub fn provider(&self) -> &Arc<Provider> {
+        match &self.server {
+            Server::Provider(provider) => provider,
+            Server::Local(_) => unreachable!("the pipeline keeps what runs here apart"),
+        }
+    }
 }
 
 /// Everything that is wrong with a configuration, each with what to do.
@@ -354,6 +407,9 @@ impl Default for RawProvider {
             idle_timeout_ms: 60_000,
             total_timeout_ms: 600_000,
             idle_connections_max: 256,
+            adaptive_concurrency: false,
+            concurrency_min: 8,
+            concurrency_max: 1_024,
             ca_file: None,
         }
     }
@@ -389,12 +445,25 @@ impl Config {
         let issuer = check.issuer(&raw.receipts);
         let policy_key = check.policy_key(&raw.policy);
         let access = raw.access.as_ref().map(|access| check.access(access));
-        let routing = check.routing(raw);
+        let runtimes = check.runtimes(raw);
+        let routing = check.routing(raw, &runtimes);
         if !check.problems.is_empty() {
             return Err(ConfigError(check.problems));
         }
         let (price_books, log) = (raw.prices.books.clone(), raw.log.clone());
-        Ok(Self { server, store, master_key, admin_key, price_books, issuer, policy_key, access, log, routing })
+        Ok(Self {
+            server,
+            store,
+            master_key,
+            admin_key,
+            price_books,
+            issuer,
+            policy_key,
+            access,
+            log,
+            routing,
+            runtimes,
+        })
     }
 }
 
@@ -455,7 +524,7 @@ struct Check<'a> {
 // === impl Check ===
 
 impl Check<'_> {
-    fn server(&mut self, raw: &RawServer) -> Server {
+    fn server(&mut self, raw: &RawServer) -> Listening {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let listen = raw.listen.parse().unwrap_or_else(|_| {
             self.problem(format!(
@@ -468,7 +537,7 @@ impl Check<'_> {
         self.at_least("server.answer_bytes_max", raw.answer_bytes_max, 1024);
         self.at_least("server.connections_max", raw.connections_max, 1);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Server {
+        Listening {
             listen,
             workers: if raw.workers == 0 { cores } else { raw.workers.min(256) },
             body_bytes_max: raw.body_bytes_max,
@@ -527,21 +596,30 @@ impl Check<'_> {
         raw.issuer.as_str().into()
     }
 
-    fn routing(&mut self, raw: &RawConfig) -> Routing {
+    fn routing(&mut self, raw: &RawConfig, runtimes: &BTreeMap<String, Runtime>) -> Routing {
         let providers: BTreeMap<_, _> = raw
             .providers
             .iter()
             .filter_map(|(name, raw)| Some((name.clone(), Arc::new(self.provider(name, raw)?))))
             .collect();
-        let mut routes = BTreeMap::new();
+        let (mut routes, mut local_routes) = (BTreeMap::new(), BTreeMap::new());
         for (name, route) in &raw.routes {
-            if let Some(provider) = self.named_provider(raw, &providers, name, &route.provider) {
+            if route.runtime.is_some() {
+                local_routes.extend(self.local_route(name, route, runtimes).map(|local| (name.clone(), local)));
+                continue;
+            }
+            self.providers_route(name, route);
+            let Some(provider) = &route.provider else {
+                self.problem(format!("routes.{name:?}: name its provider or its runtime"));
+                continue;
+            };
+            if let Some(provider) = self.named_provider(raw, &providers, name, provider) {
                 let mut made = self.route(name, route, &provider);
                 made.fallbacks = self.fallbacks(raw, &providers, &made);
                 routes.insert(name.clone(), Arc::new(made));
             }
         }
-        Routing { providers, routes }
+        Routing { providers, routes, local_routes }
     }
 
     /// A provider that a route names. One that is there but wrong has been told of already.
@@ -587,9 +665,15 @@ impl Check<'_> {
                 model,
                 region: provider.region.clone(),
                 total_timeout: provider.timeouts.total,
-                ..route.target.clone()
+                ..Target::clone(&route.target)
             };
-            made.push(Arc::new(Route { target, provider, retries: route.retries, fallbacks: Vec::new() }));
+            let server = Server::Provider(provider);
+            made.push(Arc::new(Route {
+                target: Arc::new(target),
+                server,
+                retries: route.retries,
+                fallbacks: Vec::new(),
+            }));
         }
         made
     }
@@ -629,6 +713,14 @@ impl Check<'_> {
                 total: Duration::from_millis(raw.total_timeout_ms),
             },
             idle_connections_max: raw.idle_connections_max,
+            bearing: raw.adaptive_concurrency.then(|| {
+                let settings = concurrency::Settings {
+                    limit_min: raw.concurrency_min,
+                    limit_max: raw.concurrency_max,
+                    ..concurrency::Settings::default()
+                };
+                Arc::new(Bearing::new(settings, Clock::System))
+            }),
             authorities: raw.ca_file.as_deref().map(|path| self.certificates(&field, path)).unwrap_or_default(),
         })
     }
@@ -646,8 +738,14 @@ impl Check<'_> {
             region: provider.region.clone(),
             max_tokens_default: raw.max_tokens_default,
             total_timeout: provider.timeouts.total,
+            work: None,
         };
-        Route { target, provider: Arc::clone(provider), retries: raw.retries, fallbacks: Vec::new() }
+        Route {
+            target: Arc::new(target),
+            server: Server::Provider(Arc::clone(provider)),
+            retries: raw.retries,
+            fallbacks: Vec::new(),
+        }
     }
 
     /// Resolves `env:NAME` or `file:PATH`. A secret is never in the configuration itself.
@@ -726,7 +824,7 @@ mod tests {
         let config = parse(GOOD, &environment()).expect("it is good");
         let route = &config.routing.routes["small"];
         assert_eq!((&*route.target.model, &*route.target.priced_as), ("gpt-4o-mini", "sim"));
-        assert_eq!(route.provider.api_key.as_ref().map(Secret::expose), Some("sk-canary"));
+        assert_eq!(route.provider().api_key.as_ref().map(Secret::expose), Some("sk-canary"));
         assert!(!format!("{config:?}").contains("canary"), "secrets print as [redacted]");
     }
 

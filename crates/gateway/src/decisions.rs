@@ -4,12 +4,10 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tollgate_admission::Principal;
 use tollgate_admission::policy::{Facts, moment, question};
+use tollgate_admission::{Principal, Target};
 use tollgate_policy::question::Fields;
 use tollgate_types::{EndUserId, Refusal, RequestId, Timestamp};
-
-use crate::config::Route;
 
 /// Older ones are forgotten.
 pub const KEPT: usize = 4_096;
@@ -27,7 +25,8 @@ pub struct Judgement {
     pub principal: Arc<Principal>,
     pub end_user: Option<EndUserId>,
     pub facts: Facts,
-    pub route: Arc<Route>,
+    /// What would have served it; not the route, whose model may be gone by then.
+    pub target: Arc<Target>,
     /// The policy's. Whatever comes later is none of it.
     pub refusal: Option<Refusal>,
 }
@@ -62,7 +61,7 @@ impl Judgement {
     pub fn input(&self) -> serde_json::Value {
         let end_user = self.end_user.map(|user| user.to_string());
         let moment = Some(moment(&self.principal, self.at));
-        let question = question(&self.principal, &self.facts, &self.route.target, end_user.as_deref(), moment);
+        let question = question(&self.principal, &self.facts, &self.target, end_user.as_deref(), moment);
         serde_json::to_value(question.input(Fields::ALL)).expect("a question is plain data")
     }
 }

@@ -67,6 +67,7 @@ fn scope_missing(act: Act) -> Refusal {
     let (action, scope) = match act {
         Act::Chat => ("call chat models", "chat"),
         Act::Embeddings => ("make embeddings", "embeddings"),
+        Act::Classify => ("classify", "embeddings"),
         Act::Models => ("list models", "models"),
         other => ("do this", other.name()),
     };

@@ -2,6 +2,7 @@
 
 pub mod body;
 pub mod headers;
+pub mod local;
 pub mod refusal;
 pub mod routes;
 pub mod wire;

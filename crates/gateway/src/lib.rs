@@ -4,6 +4,7 @@
 //! - [`http`]: the wire: routes, headers, bodies, and the one file that turns a refusal into an answer.
 //! - [`pipeline`]: **the** request, one function from top to bottom; `attempts`: who is asked, and who next; [`stream`]: its
 //!   way back when it is a stream.
+//! - [`runtimes`]: models that run here, loaded and warm; `local`: a request to one of them.
 //! - [`receipt`]: requests stated, signed, and verified.
 //! - [`idempotent`]: requests that may be repeated and are charged once; [`twins`]: those of them that are under way.
 //! - [`admin`]: the control plane, `/admin/v1`; [`access`]: who speaks to it; [`audit`]: what is noted of it.
@@ -26,12 +27,14 @@ pub mod gate;
 pub mod http;
 pub mod idempotent;
 pub mod laws;
+pub mod local;
 pub mod log;
 pub mod metrics;
 pub mod pipeline;
 pub mod questions;
 pub mod receipt;
 pub mod reconcile;
+pub mod runtimes;
 pub mod serve;
 pub mod stream;
 pub mod twins;

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::fmt::Write;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use tollgate_ledger::{Amounts, BudgetState};
+use tollgate_serving::local::{BATCH_SIZES, Pool};
 use tollgate_types::money::PICO_PER_USD;
 use tollgate_types::usage::Outcome;
 use tollgate_types::{Refusal, Scope, TenantId, Usage, Window};
@@ -40,6 +41,8 @@ pub struct Metrics {
     pending: Gauge,
     indeterminate: Gauge,
     pub connections: Gauge,
+    bearings: FloatGauges,
+    runtimes: Runtimes,
     tenants_max: usize,
     series: RwLock<AllSeries>,
 }
@@ -52,6 +55,32 @@ struct AllSeries {
 
 /// The models that answer a route are few: its own and its fallbacks'.
 type ByRoute = HashMap<Arc<str>, Vec<Arc<Series>>>;
+
+type FloatGauges = Family<Labels, Gauge<f64, AtomicU64>>;
+
+/// Of the models that run here, and their queues.
+#[derive(Debug, Default)]
+struct Runtimes {
+    depth: FloatGauges,
+    tokens: FloatGauges,
+    work: FloatGauges,
+    oldest: FloatGauges,
+    tenants: FloatGauges,
+    in_flight: FloatGauges,
+    instances: FloatGauges,
+    busy: FloatGauges,
+    goals: FloatGauges,
+    window: FloatGauges,
+    base: FloatGauges,
+    token: FloatGauges,
+    residual: FloatGauges,
+    cold: FloatGauges,
+    batches: Family<Labels, Counter>,
+    sizes: Family<Labels, Counter>,
+    texts: Family<Labels, Counter>,
+    cpu: Family<Labels, Counter>,
+    lost: Family<Labels, Counter>,
+}
 
 #[derive(Clone, Debug)]
 struct Families {
@@ -123,6 +152,13 @@ impl Metrics {
             Gauge::clone(&indeterminate),
         );
         registry.register("tollgate_connections", "Open client connections", Gauge::clone(&connections));
+        let bearings = FloatGauges::default();
+        registry.register(
+            "tollgate_provider_concurrency_limit",
+            "Requests at a time that a provider is found to bear",
+            Family::clone(&bearings),
+        );
+        let runtimes = Runtimes::registered(&mut registry);
         let series = RwLock::default();
         Self {
             registry,
@@ -135,6 +171,8 @@ impl Metrics {
             pending,
             indeterminate,
             connections,
+            bearings,
+            runtimes,
             tenants_max,
             series,
         }
@@ -203,12 +241,125 @@ impl Metrics {
         self.indeterminate.set(i64::try_from(audit.reservations_indeterminate).unwrap_or(i64::MAX));
     }
 
+    /// Notes how many requests at a time a provider is found to bear.
+    pub fn bearing(&self, provider: &str, limit: u32) {
+        self.bearings.get_or_create(&vec![("provider", provider.to_owned())]).set(f64::from(limit));
+    }
+
+    /// Those that a reload took away are not shown any more; the others are noted again.
+    pub fn forget_runtimes(&self) {
+        self.runtimes.forget();
+    }
+
+    /// Notes where a runtime and its queue stand.
+    pub fn runtime(&self, name: &str, pool: &Pool) {
+        self.runtimes.note(name, pool);
+    }
+
     pub fn render(&self) -> String {
         let mut text = String::new();
         if encode(&mut text, &self.registry).is_err() {
             let _ = writeln!(text, "# the metrics cannot be written as text");
         }
         text
+    }
+}
+
+// === impl Runtimes ===
+
+impl Runtimes {
+    fn registered(registry: &mut Registry) -> Self {
+        let all = Self::default();
+        let gauges = [
+            ("tollgate_queue_depth", "Texts that wait for a runtime", &all.depth),
+            ("tollgate_queue_tokens", "Tokens that wait for a runtime", &all.tokens),
+            ("tollgate_queue_work_seconds", "Until all that waits is done, were nothing to come", &all.work),
+            ("tollgate_queue_oldest_age_seconds", "How long the oldest has waited", &all.oldest),
+            ("tollgate_queue_tenants", "Tenants that have something waiting", &all.tenants),
+            ("tollgate_runtime_in_flight", "Texts that are worked on", &all.in_flight),
+            ("tollgate_runtime_instances", "Threads of a runtime", &all.instances),
+            ("tollgate_runtime_busy", "Threads of a runtime that work", &all.busy),
+            (
+                "tollgate_goal_attainment_ratio",
+                "Share of the last ten seconds' texts done within their goals",
+                &all.goals,
+            ),
+            ("tollgate_batch_window_seconds", "How long the oldest of a batch has waited, smoothed", &all.window),
+            ("tollgate_runtime_batch_base_seconds", "Learned: what a batch takes whatever is in it", &all.base),
+            ("tollgate_runtime_token_seconds", "Learned: what a token takes", &all.token),
+            ("tollgate_runtime_residual_p99_seconds", "What the prediction of a batch is off by", &all.residual),
+            ("tollgate_runtime_cold_start_seconds", "From the first thread's start to readiness", &all.cold),
+        ];
+        for (name, help, gauge) in gauges {
+            registry.register(name, help, Family::clone(gauge));
+        }
+        registry.register("tollgate_batches", "Batches done", all.batches.clone());
+        registry.register(
+            "tollgate_batch_size",
+            "Batches by their texts, cumulative as a histogram is",
+            all.sizes.clone(),
+        );
+        registry.register("tollgate_runtime_texts", "Texts done", all.texts.clone());
+        registry.register(
+            "tollgate_runtime_cpu_us",
+            "CPU time of a runtime's threads, in microseconds",
+            all.cpu.clone(),
+        );
+        registry.register("tollgate_runtime_workers_lost", "Workers that panicked or stood still", all.lost.clone());
+        all
+    }
+
+    fn forget(&self) {
+        let gauges =
+            [&self.depth, &self.tokens, &self.work, &self.oldest, &self.tenants, &self.in_flight, &self.instances];
+        let more = [&self.busy, &self.goals, &self.window, &self.base, &self.token, &self.residual, &self.cold];
+        gauges.into_iter().chain(more).for_each(Family::clear);
+        [&self.batches, &self.sizes, &self.texts, &self.cpu, &self.lost].into_iter().for_each(Family::clear);
+    }
+
+    fn note(&self, name: &str, pool: &Pool) {
+        let state = pool.state();
+        let of = |worker: Option<usize>| {
+            let worker = worker.map(|number| ("worker", number.to_string()));
+            std::iter::once(("runtime", name.to_owned())).chain(worker).collect::<Labels>()
+        };
+        let labels = of(None);
+        let set = |gauge: &FloatGauges, value: f64| {
+            gauge.get_or_create(&labels).set(value);
+        };
+        set(&self.depth, state.depth as f64);
+        set(&self.tokens, state.queued_tokens as f64);
+        set(&self.work, state.queued_work.as_secs_f64());
+        set(&self.oldest, state.oldest_age.as_secs_f64());
+        set(&self.tenants, state.tenants_waiting as f64);
+        set(&self.in_flight, state.in_flight as f64);
+        set(&self.instances, pool.layout().instances as f64);
+        set(&self.busy, state.workers_busy as f64);
+        set(&self.goals, state.goal_attainment);
+        set(&self.window, state.effective_window.as_secs_f64());
+        set(&self.cold, pool.warmth.ready.as_secs_f64());
+        for (number, worker) in state.workers.iter().enumerate() {
+            let labels = of(Some(number));
+            self.base.get_or_create(&labels).set(worker.cost.base.as_secs_f64());
+            self.token.get_or_create(&labels).set(worker.cost.per_token.as_secs_f64());
+            self.residual.get_or_create(&labels).set(worker.residual_p99.as_secs_f64());
+        }
+        let done = pool.done();
+        // The pool counts; what is shown is what it has counted.
+        let show = |family: &Family<Labels, Counter>, labels: &Labels, value: u64| {
+            family.get_or_create(labels).inner().store(value, Ordering::Relaxed);
+        };
+        let value = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        show(&self.batches, &labels, value(&done.batches));
+        show(&self.texts, &labels, value(&done.items));
+        show(&self.cpu, &labels, value(&done.cpu_us));
+        show(&self.lost, &labels, pool.lost());
+        let mut until = 0;
+        for (most, count) in BATCH_SIZES.iter().zip(&done.by_size) {
+            until += value(count);
+            let le = if *most == usize::MAX { "+Inf".to_owned() } else { most.to_string() };
+            show(&self.sizes, &vec![("runtime", name.to_owned()), ("le", le)], until);
+        }
     }
 }
 

@@ -19,9 +19,11 @@ use tollgate_admission::{Entered, Identity, Permit, Principal, Settled, Target};
 use tollgate_guard::Act;
 use tollgate_ledger::{Amounts, Claim};
 use tollgate_policy::Obligations;
+use tollgate_policy::obligations::Batch;
 use tollgate_serving::answer;
 use tollgate_serving::backend::Answer;
 use tollgate_serving::meter::Granted;
+use tollgate_serving::provider::Borne;
 use tollgate_store::JournalWriter;
 use tollgate_tokens::Tokenizer;
 use tollgate_types::clock::Stopwatch;
@@ -31,14 +33,16 @@ use tollgate_types::{Call, EndUserId, PicoSum, Refusal, RequestId, Surface};
 
 use crate::app::App;
 use crate::attempts::{self, Answered, Question};
-use crate::config::Route;
+use crate::config::{Route, Server};
 use crate::decisions::Judgement;
 use crate::gate;
 use crate::http::body::{self, Body};
 use crate::http::wire;
 use crate::http::{headers, routes};
 use crate::idempotent;
+use crate::local::{self, Terms, Wanted};
 use crate::metrics::Series;
+use crate::runtimes::Local;
 use crate::stream::StreamBody;
 
 pub type AppPermit = Permit<JournalWriter>;
@@ -61,6 +65,8 @@ pub struct Underway {
     pub waited: Duration,
     /// What is posted if the caller leaves now. `None` before the request is sent.
     pub at_stake: Option<Amounts>,
+    /// Its place among what the provider bears, where that is found out.
+    pub borne: Option<Borne>,
     counted: AtomicBool,
 }
 
@@ -115,6 +121,7 @@ fn act(surface: Surface) -> Act {
     match surface {
         Surface::Chat => Act::Chat,
         Surface::Embeddings => Act::Embeddings,
+        Surface::Classify => Act::Classify,
     }
 }
 
@@ -134,7 +141,7 @@ pub async fn fulfil(asked: Asked, claim: Option<Claim>) -> Result<Response<Body>
         principal: Arc::clone(&principal),
         end_user,
         facts: Facts::of(&wire.call),
-        route: Arc::clone(&route),
+        target: Arc::clone(&route.target),
         refusal: judged.as_ref().err().cloned(),
     });
     let judged = judged.map_err(|refused| gate::denied(&app, id, &principal, act(surface), refused))?;
@@ -145,14 +152,31 @@ pub async fn fulfil(asked: Asked, claim: Option<Claim>) -> Result<Response<Body>
         wire = wire::read_request(surface, body)?;
     }
     let attribution = seal_attribution(&app, &principal, &head)?;
+    // What runs here may be too busy: that is said before money is held for it.
+    let here = match &route.server {
+        Server::Provider(_) => check_surface(surface)?,
+        Server::Local(local) => {
+            let deadline = headers::deadline(&head)?.map(|within| app.clock().steady().plus(within));
+            let alone = judged.obligations().batch == Some(Batch::Alone);
+            let terms = local::Terms { alone, deadline };
+            Some((Arc::clone(local), local::wanted(local, surface, &principal, body, terms)?, terms))
+        }
+    };
 
     // Whether it may be paid for, and the money.
     let identity = Identity { id, end_user, idempotency: claim, attribution, judged: judged.clone() };
     let tighten = || tokens_of(&route, body, wire.call.input_bytes);
+    let tighten = || match &here {
+        Some((local, wanted, _)) => local.runtime.tokens_of(wanted),
+        None => tighten(),
+    };
     let permit = app.admission.admit(&app.books, entered, &wire.call, &route.target, identity, tighten)?;
     let under_way = Underway::new(app, id, principal, end_user, judged, route, since);
 
-    // The work itself, by whoever of the route's does it: held durably before it goes out, each time.
+    // The work itself, here or by whoever of the route's does it: held durably before it is begun, each time.
+    if let Some((local, wanted, terms)) = here {
+        return local::serve(under_way, permit, local, wanted, terms).await;
+    }
     let question = Question { wire: &wire, body };
     let Answered { mut under_way, permit, answer } = attempts::answered(under_way, permit, question).await?;
     if wire.call.stream && is_event_stream(&answer.headers) {
@@ -165,6 +189,16 @@ pub async fn fulfil(asked: Asked, claim: Option<Claim>) -> Result<Response<Body>
     };
     under_way.waited += reading.elapsed();
     reply_whole(under_way, permit, whole).await
+}
+
+/// Only models that run here classify.
+fn check_surface(surface: Surface) -> Result<Option<(Arc<Local>, Wanted, Terms)>, Refusal> {
+    match surface {
+        Surface::Classify => {
+            Err(Refusal::invalid_param("this model is a provider's, which does not classify", "model"))
+        }
+        Surface::Chat | Surface::Embeddings => Ok(None),
+    }
 }
 
 /// A key spends for one project; naming another is a mistake that must not pass silently.
@@ -240,7 +274,7 @@ fn is_event_stream(headers: &HeaderMap) -> bool {
 // === when the provider does not answer as hoped ===
 
 pub fn fault(route: &Route, kind: ProviderFaultKind, retry_after: Option<Duration>) -> Refusal {
-    Refusal::Provider(ProviderFault { provider: route.provider.name.to_string(), kind, retry_after })
+    Refusal::Provider(ProviderFault { provider: route.target.provider.to_string(), kind, retry_after })
 }
 
 /// The answer broke off: the provider has worked, and nobody knows for how much.
@@ -259,7 +293,7 @@ pub async fn broken(under_way: Underway, permit: AppPermit, kind: ProviderFaultK
 // === answers ===
 
 async fn read_whole(under_way: &Underway, answer: Answer) -> Result<Bytes, ProviderFaultKind> {
-    let timeouts = under_way.route.provider.timeouts;
+    let timeouts = under_way.route.provider().timeouts;
     let reading = read_up_to(answer.body, under_way.app.server.answer_bytes_max, timeouts.idle);
     match tokio::time::timeout(under_way.total.saturating_sub(under_way.waited), reading).await {
         Ok(read) => read,
@@ -349,14 +383,14 @@ impl Underway {
     ) -> Self {
         let series = app.metrics.series(&principal.tenant, &route.target.route, &route.target.model);
         let total = route.target.total_timeout;
-        let (waited, at_stake, counted) = (Duration::ZERO, None, AtomicBool::new(false));
-        Self { app, id, principal, end_user, judged, route, series, since, total, waited, at_stake, counted }
+        let (waited, at_stake, borne, counted) = (Duration::ZERO, None, None, AtomicBool::new(false));
+        Self { app, id, principal, end_user, judged, route, series, since, total, waited, at_stake, borne, counted }
     }
 
     /// A provider that takes more than it was allowed breaks the one thing we rely on: say so, and count it.
     pub fn check_overrun(&self, settled: &Settled<JournalWriter>) {
         if settled.overrun != Amounts::ZERO {
-            let Target { route, provider, model, .. } = &self.route.target;
+            let Target { route, provider, model, .. } = &*self.route.target;
             let (id, tenant, usd) = (self.id, &self.principal.tenant, settled.overrun.cost);
             tracing::error!(
                 %id, %tenant, %route, %provider, %model, %usd,
@@ -368,7 +402,7 @@ impl Underway {
 
     /// Says in the log what went wrong with whose request.
     pub fn warn(&self, what: &str, why: &dyn std::fmt::Debug) {
-        let (id, tenant, provider) = (self.id, &self.principal.tenant, &self.route.provider.name);
+        let (id, tenant, provider) = (self.id, &self.principal.tenant, &self.route.target.provider);
         tracing::warn!(%id, %tenant, %provider, ?why, "{what}");
     }
 

@@ -124,6 +124,7 @@ fn tokens(usage: &Usage) -> ReceiptTokens {
         output: usage.output_tokens,
         reasoning: usage.reasoning_tokens,
         audio_output: usage.audio_output_tokens,
+        cpu_us: usage.cpu_us,
     }
 }
 

@@ -266,6 +266,7 @@ impl Worker {
             graceful.shutdown().await;
             // Requests that may be repeated go on without their callers.
             self.app.twins.none_under_way().await;
+            self.app.local_work.none_under_way().await;
         };
         let drained = tokio::time::timeout(self.app.server.drain, ends).await;
         if drained.is_err() {

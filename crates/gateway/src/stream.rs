@@ -65,7 +65,7 @@ enum End {
 impl StreamBody {
     pub fn new(under_way: Underway, permit: AppPermit, upstream: Incoming, hide_usage: bool, granted: Granted) -> Self {
         let now = Stopwatch::start();
-        let timeouts = under_way.route.provider.timeouts;
+        let timeouts = under_way.route.provider().timeouts;
         let left = under_way.total.saturating_sub(under_way.waited);
         Self {
             under_way,
@@ -196,7 +196,7 @@ impl StreamBody {
     /// Completes when the provider has been silent, or busy, for too long. The alarm is set lazily: a piece that comes
     /// only notes the time, and an alarm that goes off too early is set anew.
     fn poll_alarm(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        let timeouts = self.under_way.route.provider.timeouts;
+        let timeouts = self.under_way.route.provider().timeouts;
         loop {
             std::task::ready!(self.alarm.as_mut().poll(context));
             let idle_left = left(timeouts.idle, self.last_piece.elapsed());
@@ -256,7 +256,7 @@ impl StreamBody {
     }
 
     fn broken_mark(&self, kind: ProviderFaultKind) -> Bytes {
-        let provider = self.under_way.route.provider.name.to_string();
+        let provider = self.under_way.route.target.provider.to_string();
         self.under_way.warn("a stream broke", &kind);
         error_event(&Refusal::Provider(ProviderFault { provider, kind, retry_after: None }))
     }

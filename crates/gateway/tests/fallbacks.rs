@@ -293,3 +293,42 @@ async fn caps_hold_while_many_requests_are_handed_over_at_once() {
     assert_eq!(events.iter().map(|event| number(&event.cost_picousd)).sum::<u128>(), number(&budget.posted_picousd));
     two.world.close().await;
 }
+
+#[tokio::test]
+async fn what_a_provider_does_not_bear_is_the_fallbacks_or_is_refused_and_costs_nothing() {
+    let narrow = tollgate_sim::spawn(Options { require_key: Some(PROVIDER_KEY.to_owned()), ..Options::on_any_port() });
+    let narrow = narrow.expect("a simulator");
+    let mut more = format!(
+        "[providers.narrow]\npreset = \"simulator\"\nbase_url = \"{}\"\napi_key = \"env:SIM_KEY\"\n\
+         adaptive_concurrency = true\nconcurrency_min = 1\nconcurrency_max = 1\n",
+        narrow.base_url()
+    );
+    for (name, model) in [("alone", "gpt-4o-mini"), ("held", "gpt-4o-mini+no-answer"), ("backed", "gpt-4o-mini")] {
+        more.push_str(&format!(
+            "[routes.{name}]\nprovider = \"narrow\"\nmodel = \"{model}\"\nmax_tokens_default = 20\n"
+        ));
+        if name == "backed" {
+            more.push_str("fallbacks = [{ provider = \"sim\", model = \"gpt-4o-mini\" }]\n");
+        }
+    }
+    let world = World::of(Setup { more, ..Setup::default() }).await;
+    assert_eq!(world.chat(ask("alone")).await.status, 200, "one at a time is borne");
+    let (http, key) = (world.http.clone(), world.key.clone());
+    let held = tokio::spawn(async move { http.chat(&key, ask("held")).await });
+    eventually("it is asked", async || (narrow.truth().all().len() == 2).then_some(())).await;
+
+    let refused = world.chat(ask("alone")).await;
+    assert_eq!(refused.refusal(), (429, "overloaded".to_owned()));
+    assert!(refused.header("retry-after-ms").is_some() && refused.message().contains("as many requests as it bears"));
+    let event = world.event(refused.request_id()).await;
+    assert_eq!((event.cost_picousd.as_str(), event.outcome.as_deref()), ("0", Some("not_sent")));
+    let backed = world.chat(ask("backed")).await;
+    assert_eq!((backed.status, world.truth.all().len()), (200, 1), "the fallback has answered");
+    let metrics = world.http.get("/metrics", &world.key).await;
+    assert!(metrics.text().contains("tollgate_provider_concurrency_limit{provider=\"narrow\"} 1"));
+
+    // Once the caller has left, there is room again.
+    held.abort();
+    eventually("room", async || (world.chat(ask("alone")).await.status == 200).then_some(())).await;
+    world.close().await;
+}

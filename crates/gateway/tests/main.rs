@@ -14,6 +14,7 @@ mod faults;
 mod idempotency;
 mod identity;
 mod limits;
+mod local;
 mod money;
 mod policy;
 mod process;

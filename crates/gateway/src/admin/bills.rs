@@ -86,6 +86,7 @@ fn line(line: &view::BillLine) -> BillLine {
         output_tokens: tokens_shown(tokens.output_tokens),
         reasoning_tokens: tokens_shown(tokens.reasoning_tokens),
         audio_output_tokens: tokens_shown(tokens.audio_output_tokens),
+        cpu_us: tokens_shown(tokens.cpu_us),
         cost_picousd: line.posted.cost.0.to_string(),
         charge_picousd: line.posted.charge.0.to_string(),
     }

@@ -14,6 +14,9 @@ use super::extract::{Body, Id, limits};
 use super::refused::{Refusals, Refused};
 use super::tariffs;
 
+/// A tenant that has a thousand times as much as another is the most that makes sense.
+const SHARE_MAX: u32 = 1_000;
+
 /// Create a plan or replace the whole of it: what is left out goes back to its default
 #[utoipa::path(put, path = "/admin/v1/plans/{id}", operation_id = "set_plan", tag = "plans", request_body = PlanSettings,
     params(("id" = String, Path, example = "standard")),
@@ -28,11 +31,15 @@ pub async fn set(
     if settings.audit_days == Some(0) {
         return Err(Refused::field("audit_days", "must be at least 1"));
     }
+    let share = settings.share.unwrap_or(1);
+    if !(1..=SHARE_MAX).contains(&share) {
+        return Err(Refused::field("share", format!("must be from 1 to {SHARE_MAX}")));
+    }
     let oversight = Oversight { second_human: settings.second_human, audit_days: settings.audit_days };
     let _one_at_a_time = approvals::ONE_AT_A_TIME.lock().await;
-    let (before, known) = app
-        .books
-        .with_directory(|directory| (oversight_of(directory, &plan.id), directory.plans.get(&plan.id).cloned()));
+    let (before, known, share_before) = app.books.with_directory(|directory| {
+        (oversight_of(directory, &plan.id), directory.plans.get(&plan.id).cloned(), directory.share_of(&plan.id))
+    });
     // What is charged, what is held, and for how long it is told, decide what a cap is worth.
     if before.second_human && (known.as_ref() != Some(&plan) || before != oversight) {
         let terms = serde_json::to_string(&settings).unwrap_or_default();
@@ -40,8 +47,9 @@ pub async fn set(
         approvals::agreed(&caller, Act::SetPlan, &Thing::Platform, &what).await?;
     }
     let set = (before != oversight).then(|| Change::OversightSet(OversightSet { plan: plan.id.clone(), oversight }));
-    change(&app, std::iter::once(Change::PlanSet(plan.clone())).chain(set)).await?;
-    Ok(Json(shown(&plan, oversight)))
+    let shared = (share_before != share).then(|| Change::ShareSet { plan: plan.id.clone(), share });
+    change(&app, std::iter::once(Change::PlanSet(plan.clone())).chain(set).chain(shared)).await?;
+    Ok(Json(shown(&plan, oversight, share)))
 }
 
 /// List all plans
@@ -50,7 +58,11 @@ pub async fn set(
 pub async fn list(caller: Caller) -> Result<Json<List<Plan>>, Refused> {
     let app = caller.may(Act::ListPlans, &Thing::Platform).await?;
     let data = app.books.with_directory(|directory| {
-        directory.plans.values().map(|plan| shown(plan, oversight_of(directory, &plan.id))).collect()
+        directory
+            .plans
+            .values()
+            .map(|plan| shown(plan, oversight_of(directory, &plan.id), directory.share_of(&plan.id)))
+            .collect()
     });
     Ok(Json(List { data }))
 }
@@ -83,7 +95,7 @@ fn hold(param: &'static str, usd: Option<&str>) -> Result<Option<PicoUsd>, Refus
     usd.map(PicoUsd::parse_usd).transpose().map_err(|error| Refused::field(param, error))
 }
 
-fn shown(plan: &directory::Plan, oversight: Oversight) -> Plan {
+fn shown(plan: &directory::Plan, oversight: Oversight, share: u32) -> Plan {
     let directory::Tariff { markup_bps, included, tiers, monthly_minimum } = &plan.tariff;
     Plan {
         id: plan.id.to_string(),
@@ -102,6 +114,7 @@ fn shown(plan: &directory::Plan, oversight: Oversight) -> Plan {
         unbounded_hold_usd: plan.unbounded_hold.map(|hold| hold.to_string()),
         second_human: oversight.second_human,
         audit_days: oversight.audit_days,
+        share,
     }
 }
 
@@ -117,7 +130,7 @@ mod tests {
             unpriced_hold_usd: Some("0.1".into()),
             ..PlanSettings::default()
         };
-        let plan = shown(&read("p".parse().expect("a slug"), &settings).expect("fine"), Oversight::default());
+        let plan = shown(&read("p".parse().expect("a slug"), &settings).expect("fine"), Oversight::default(), 1);
         assert_eq!((plan.markup_percent.as_str(), plan.unpriced_hold_usd.as_deref()), ("2.05", Some("0.10")));
         assert_eq!(plan.tight_budget, TightBudget::Clamp);
     }

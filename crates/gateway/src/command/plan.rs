@@ -57,6 +57,9 @@ struct Set {
     /// Audit entries of whoever is on it are kept for so many days; for ever if left out
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     audit_days: Option<u32>,
+    /// How much of the local runtimes each tenant on it has, beside others who wait; 1 if left out
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    share: Option<u32>,
 }
 
 /// From what work costs to what a tenant pays for it.
@@ -108,6 +111,7 @@ impl Set {
             unbounded_hold_usd: self.unbounded_hold_usd.map(|hold| hold.to_string()),
             second_human: self.second_human,
             audit_days: self.audit_days,
+            share: self.share,
         }
     }
 }
@@ -157,6 +161,7 @@ fn listed(plans: &[Plan]) -> String {
         Column::Number("UNBOUNDED HOLD USD"),
         Column::Text("SECOND HUMAN"),
         Column::Number("AUDIT DAYS"),
+        Column::Number("SHARE"),
     ];
     let row = |plan: &Plan| {
         vec![
@@ -171,6 +176,7 @@ fn listed(plans: &[Plan]) -> String {
             or_none(plan.unbounded_hold_usd.as_ref()),
             if plan.second_human { "yes" } else { "no" }.to_owned(),
             or_none(plan.audit_days),
+            plan.share.to_string(),
         ]
     };
     table(&columns, plans.iter().map(row).collect(), "no plans")
@@ -196,11 +202,12 @@ mod tests {
             unbounded_hold_usd: None,
             second_human: true,
             audit_days: None,
+            share: 4,
         };
         assert_eq!(
             listed(&[plan]),
-            "PLAN      MARK-UP %                   INCLUDED USD  MINIMUM USD  TIGHT BUDGET  PER MINUTE  PARALLEL  UNPRICED HOLD USD  UNBOUNDED HOLD USD  SECOND HUMAN  AUDIT DAYS\n\
-             standard  20.00, 15.00 above 1000.00         10.00        50.00  clamp                600         -               0.10                   -  yes                    -"
+            "PLAN      MARK-UP %                   INCLUDED USD  MINIMUM USD  TIGHT BUDGET  PER MINUTE  PARALLEL  UNPRICED HOLD USD  UNBOUNDED HOLD USD  SECOND HUMAN  AUDIT DAYS  SHARE\n\
+             standard  20.00, 15.00 above 1000.00         10.00        50.00  clamp                600         -               0.10                   -  yes                    -      4"
         );
     }
 

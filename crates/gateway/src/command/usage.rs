@@ -246,6 +246,7 @@ mod tests {
             output_tokens: 20,
             reasoning_tokens: 0,
             audio_output_tokens: 0,
+            cpu_us: 0,
             hold_cost_picousd: "614400000".into(),
             cost_picousd: "12345000".into(),
             charge_picousd: "12345000".into(),

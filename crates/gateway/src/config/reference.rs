@@ -17,7 +17,7 @@ pub fn markdown() -> String {
          One file, `tollgate.toml`. `TOLLGATE_SECTION__FIELD` in the environment overrides a field of it. Secrets are\n\
          references, `env:NAME` or `file:PATH`, never text in the file. A file with an unknown field, or with anything\n\
          else wrong, is refused with everything that is wrong in it.\n\n\
-         `kill -HUP` reads the file again: providers, routes and price books change at once if the whole file is good;\n\
+         `kill -HUP` reads the file again: providers, runtimes, routes and price books change at once if the whole file is good;\n\
          otherwise the last good ones stay, and the log says why. The other sections need a restart.\n\n\
          This page is made by `cargo xtask fresh --write` from the doc comments in `crates/gateway/src/config.rs`.\n",
     );
@@ -34,11 +34,12 @@ pub fn markdown() -> String {
     section(&mut page, "[log]", &schema_for!(RawLog).to_value());
     section(&mut page, "[providers.NAME]", &schema_for!(RawProvider).to_value());
     presets(&mut page);
+    section(&mut page, "[runtimes.NAME]", &schema_for!(super::RawRuntime).to_value());
     section(&mut page, "[routes.\"NAME\"]", &schema_for!(super::RawRoute).to_value());
     let known = schema_for!(RawConfig).to_value();
     debug_assert_eq!(
         known["properties"].as_object().map(serde_json::Map::len),
-        Some(10),
+        Some(11),
         "a new section needs its part"
     );
     page

@@ -34,6 +34,7 @@ pub const KEPT: [HeaderName; 5] = [MODEL, POLICY, CACHE, COST, CHARGE];
 /// Longest idempotency key, in bytes.
 pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
 
+const DEADLINE: HeaderName = HeaderName::from_static("x-tollgate-deadline-ms");
 const END_USER: HeaderName = HeaderName::from_static("x-tollgate-end-user");
 
 /// What a caller may say of a request besides its body, to find its cost again later.
@@ -90,6 +91,14 @@ pub fn attribution(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
         found.insert((*field).to_owned(), text.into());
     }
     Ok((!found.is_empty()).then(|| serde_json::Value::Object(found).to_string()))
+}
+
+/// Within which time the caller needs the answer, if it says so.
+pub fn deadline(headers: &HeaderMap) -> Result<Option<Duration>, Refusal> {
+    let Some(text) = headers.get(DEADLINE) else { return Ok(None) };
+    let millis = text.to_str().ok().and_then(|text| text.trim().parse::<u64>().ok()).filter(|millis| *millis > 0);
+    let wrong = || Refusal::invalid("x-tollgate-deadline-ms must be a whole number of milliseconds, at least 1");
+    millis.map(|millis| Some(Duration::from_millis(millis))).ok_or_else(wrong)
 }
 
 /// What every answer bears.

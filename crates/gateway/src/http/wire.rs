@@ -43,7 +43,7 @@ pub const STRUCTURE_TOKENS: u64 = 512;
 pub fn read_request(surface: Surface, body: &[u8]) -> Result<WireRequest<'_>, Refusal> {
     match surface {
         Surface::Chat => read_chat(body),
-        Surface::Embeddings => read_embeddings(body),
+        Surface::Embeddings | Surface::Classify => read_embeddings(surface, body),
     }
 }
 
@@ -74,14 +74,14 @@ pub fn read_chat(body: &[u8]) -> Result<WireRequest<'_>, Refusal> {
     Ok(WireRequest { call, top })
 }
 
-/// Reads an embeddings request.
-pub fn read_embeddings(body: &[u8]) -> Result<WireRequest<'_>, Refusal> {
+/// Reads a request about texts: to be embedded, or classified.
+pub fn read_embeddings(surface: Surface, body: &[u8]) -> Result<WireRequest<'_>, Refusal> {
     let top = read_object(body)?;
     if top.present("input").is_none() {
         return Err(Refusal::invalid_param("'input' is required", "input"));
     }
     let call = Call {
-        surface: Surface::Embeddings,
+        surface,
         route: model(&top)?,
         stream: false,
         include_usage: false,

@@ -181,7 +181,7 @@ fn the_text_that_is_signed_is_the_documented_one() {
             r#""model":"gpt-4o-mini","provider":"openai","stream":true,"started_at":"2026-11-23T05:00:00Z","#,
             r#""ended_at":"2026-11-23T05:00:02Z","state":"posted","outcome":"completed","confidence":"measured","#,
             r#""tokens":{"input":10,"cached_input":0,"cache_write":0,"audio_input":0,"output":20,"reasoning":0,"#,
-            r#""audio_output":0},"prices":{"version":"2026-11-20","sha256":""#,
+            r#""audio_output":0,"cpu_us":0},"prices":{"version":"2026-11-20","sha256":""#,
             "abababababababababababababababababababababababababababababababab",
             r#""},"hold":{"cost_picousd":"614400000","charge_picousd":"737280000","reserved_at":"2026-11-23T05:00:00Z","#,
             r#""deadline":"2026-11-23T05:10:00Z","extended_at":null,"released":{"cost_picousd":"602055000","#,

@@ -118,6 +118,7 @@ impl Billed {
             input_tokens,
             cached_input_tokens,
             cache_write_tokens: _,
+            cpu_us: _,
             audio_input_tokens,
             output_tokens,
             reasoning_tokens,

@@ -85,7 +85,7 @@ fn what_has_no_bound_is_named() {
 fn an_embedding_is_of_text_or_tokens() {
     let check = |input: &str, bounded: bool| {
         let body = format!(r#"{{"model":"m","input":{input}}}"#);
-        let call = read_embeddings(body.as_bytes()).expect("an embeddings request").call;
+        let call = read_embeddings(Surface::Embeddings, body.as_bytes()).expect("an embeddings request").call;
         assert_eq!(call.unbounded.is_none(), bounded, "{input}");
     };
     check(r#""a text""#, true);
@@ -94,8 +94,8 @@ fn an_embedding_is_of_text_or_tokens() {
     check("[[1,2],[3]]", true);
     check(r#"[{"type":"image_url","image_url":{"url":"https://example.com/a.png"}}]"#, false);
     check(r#"{"image":"x"}"#, false);
-    assert!(read_embeddings(br#"{"model":"m","input":1.5}"#).is_err());
-    assert!(read_embeddings(br#"{"model":"m","input":[-1]}"#).is_err());
+    assert!(read_embeddings(Surface::Embeddings, br#"{"model":"m","input":1.5}"#).is_err());
+    assert!(read_embeddings(Surface::Embeddings, br#"{"model":"m","input":[-1]}"#).is_err());
 }
 
 #[test]
@@ -120,7 +120,7 @@ fn what_is_malformed_is_refused_with_its_reason() {
     for twin in ["MODEL", "Max_Tokens", "N", "ſtream", "max_to\u{212a}ens"] {
         check(&format!(r#"{{"model":"m","messages":[],"{twin}":1}}"#), "lower case");
     }
-    assert!(read_embeddings(br#"{"model":"m"}"#).is_err());
+    assert!(read_embeddings(Surface::Embeddings, br#"{"model":"m"}"#).is_err());
     assert!(read_chat(b"{\"model\":\"\xff\"}").is_err());
 }
 

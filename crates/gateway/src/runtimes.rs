@@ -1,0 +1,274 @@
+//! The models that run here: loaded, warmed and given their routes before anybody is served by them, at the start and at
+//! each reload. What they do with a request is `local.rs`; how long one waits is `tollgate_serving::local`'s.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tollgate_admission::Target;
+use tollgate_runtime::classifier::Classifier;
+use tollgate_runtime::encoder::Model;
+use tollgate_runtime::encoder::manifest::{MANIFEST_FILE, Manifest};
+use tollgate_runtime::head::cascade::Cascade;
+use tollgate_runtime::head::{Head, Kind};
+use tollgate_serving::local::{EncoderEngine, Engine, HashedEngine, Item, Maker, Pool, Work};
+use tollgate_types::Clock;
+
+use crate::config::{self, HASHED, LOCAL, LocalRoute, Route, Routing, RuntimeKind, Server};
+
+/// A model that is loaded, its threads, and the queue before them.
+pub struct Runtime {
+    pub settings: config::Runtime,
+    /// Under this name it is priced and shown.
+    pub model_name: Arc<str>,
+    pub model: Option<Arc<Model>>,
+    /// It was to be an encoder, and there is no model: hashed n-grams answer instead.
+    pub stands_in: bool,
+    pub pool: Pool,
+}
+
+/// What a route does with its runtime.
+#[derive(Debug)]
+pub struct Local {
+    pub runtime: Arc<Runtime>,
+    pub task: Task,
+    pub goal: Duration,
+}
+
+#[derive(Debug)]
+pub enum Task {
+    Embed,
+    /// By the head that reads what the runtime makes.
+    Classify(Arc<Head>),
+    /// By the hashed head, and where it is not sure by both.
+    Cascade {
+        first: Arc<Runtime>,
+        hashed: Arc<Head>,
+        cascade: Arc<Cascade>,
+    },
+}
+
+/// All that is loaded.
+#[derive(Debug, Default)]
+pub struct Runtimes(BTreeMap<String, Arc<Runtime>>);
+
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimesError {
+    #[error("runtimes.{name}: {why}")]
+    Runtime { name: String, why: String },
+    #[error("routes.{route:?}: {why}")]
+    Route { route: String, why: String },
+}
+
+/// How hashed n-grams are called.
+const HASHED_MODEL: &str = "hashed-ngrams";
+/// Words of the texts that an engine is warmed and measured with, one text a line.
+const WARMING: [&str; 8] = [
+    "My card has not arrived.",
+    "How do I change the limit of my account?",
+    "The transfer that I made yesterday is still pending, and the money has left my account.",
+    "Where can I find the exchange rate?",
+    "I was charged twice for the same purchase at a shop near my home, and would like to have one of them refunded.",
+    "Please close my account.",
+    "Why was my payment declined although there was enough money on my card when I tried to pay with it?",
+    "The adversary used a scheduled task to run a script at each start of the system, and so stayed on it for months.",
+];
+
+// === impl Runtimes ===
+
+impl Runtimes {
+    /// Loads what is configured. What is the same as in `before` goes on as it is, with what waits for it.
+    pub fn load(
+        config: &BTreeMap<String, config::Runtime>,
+        routes: &BTreeMap<String, LocalRoute>,
+        before: &Self,
+        clock: &Clock,
+    ) -> Result<Self, RuntimesError> {
+        let mut all = BTreeMap::new();
+        for (name, settings) in config {
+            // Threads for what nobody asks would only take memory. A cascade begins at the hashed one.
+            let is_used = routes.values().any(|route| *route.runtime == **name || (route.cascade && name == HASHED));
+            if !is_used {
+                continue;
+            }
+            let same = before.0.get(name).filter(|runtime| runtime.settings == *settings && runtime.is_still_there());
+            let runtime = match same {
+                Some(same) => Arc::clone(same),
+                None => Arc::new(Runtime::load(settings, clock)?),
+            };
+            all.insert(name.clone(), runtime);
+        }
+        Ok(Self(all))
+    }
+
+    pub fn all(&self) -> impl Iterator<Item = &Arc<Runtime>> {
+        self.0.values()
+    }
+
+    /// The routing with the routes that run here.
+    pub fn joined(&self, routing: &Routing) -> Result<Routing, RuntimesError> {
+        let mut joined = routing.clone();
+        for (name, route) in &routing.local_routes {
+            let made = self.route(name, route);
+            let made = made.map_err(|why| RuntimesError::Route { route: name.clone(), why })?;
+            joined.routes.insert(name.clone(), Arc::new(made));
+        }
+        Ok(joined)
+    }
+
+    fn route(&self, name: &str, said: &LocalRoute) -> Result<Route, String> {
+        let runtime = self.0.get(&*said.runtime).ok_or("its runtime is not there")?;
+        let task = match &said.classifier {
+            None => Task::Embed,
+            Some(folder) => self.task(runtime, said, folder)?,
+        };
+        let settings = &runtime.settings;
+        let target = Target {
+            route: name.into(),
+            provider: LOCAL.into(),
+            priced_as: LOCAL.into(),
+            model: Arc::clone(&runtime.model_name),
+            region: settings.region.clone(),
+            max_tokens_default: 1,
+            // What a request may wait in all is its goal: past twice that nobody waits for it.
+            total_timeout: settings.bulk_goal.saturating_mul(2),
+            work: Some(settings.hold),
+        };
+        let goal = said.goal.unwrap_or(settings.goal);
+        let local = Local { runtime: Arc::clone(runtime), task, goal };
+        Ok(Route {
+            target: Arc::new(target),
+            server: Server::Local(Arc::new(local)),
+            retries: 0,
+            fallbacks: Vec::new(),
+        })
+    }
+
+    fn task(&self, runtime: &Arc<Runtime>, said: &LocalRoute, folder: &Path) -> Result<Task, String> {
+        let classifier = Classifier::load(folder).map_err(|error| format!("classifier: {error}"))?;
+        let hashed = |classifier: &Classifier| {
+            let head = classifier.hashed.clone().ok_or("classifier: it has no hashed head")?;
+            Ok::<_, String>(Arc::new(head))
+        };
+        if runtime.model.is_none() {
+            return Ok(Task::Classify(hashed(&classifier)?));
+        }
+        let encoder = classifier.encoder.clone().ok_or("classifier: it has no head for an encoder's vectors")?;
+        runtime.check_reads(&encoder)?;
+        if !said.cascade {
+            return Ok(Task::Classify(Arc::new(encoder)));
+        }
+        let cascade = classifier.cascade(said.threshold).ok_or("classifier: it was not fitted as a cascade")?;
+        let cascade = Arc::new(cascade.map_err(|error| error.to_string())?);
+        let first = Arc::clone(self.0.get(HASHED).ok_or("the hashed runtime is not there")?);
+        Ok(Task::Cascade { first, hashed: hashed(&classifier)?, cascade })
+    }
+}
+
+// === impl Runtime ===
+
+impl Runtime {
+    fn load(settings: &config::Runtime, clock: &Clock) -> Result<Self, RuntimesError> {
+        let name = &settings.name;
+        let wrong = |why: String| RuntimesError::Runtime { name: name.to_string(), why };
+        let model = match (&settings.model, settings.kind) {
+            (Some(folder), RuntimeKind::Encoder) if folder.exists() || settings.required => {
+                let loaded = Model::load(folder).map_err(|error| wrong(format!("{}: {error}", folder.display())));
+                Some(loaded?)
+            }
+            _ => None,
+        };
+        let stands_in = settings.kind == RuntimeKind::Encoder && model.is_none();
+        let model_name: Arc<str> = model.as_ref().map_or(HASHED_MODEL, |model| &model.manifest().name).into();
+        if stands_in {
+            let folder = settings.model.as_deref().unwrap_or_else(|| "".as_ref()).display();
+            tracing::warn!(
+                runtime = %name, %folder,
+                "there is no model: hashed n-grams answer instead, which know words and not meanings. `scripts/model` fetches one"
+            );
+        }
+        let warming = WARMING.iter().map(|text| item(model.as_deref(), text)).collect::<Result<Vec<_>, _>>();
+        let warming = warming.map_err(wrong)?;
+        let pool = Pool::start(settings.layout.clone(), clock.clone(), maker(model.clone()), warming);
+        let pool = pool.map_err(|error| wrong(error.to_string()))?;
+        let warmth = pool.warmth;
+        tracing::info!(
+            runtime = %name, model = %model_name, instances = settings.layout.instances,
+            ready_ms = millis(warmth.ready), first_ms = millis(warmth.first), warm_ms = millis(warmth.warm),
+            "a runtime is warm"
+        );
+        Ok(Self { settings: settings.clone(), model_name, model, stands_in, pool })
+    }
+
+    /// Whether its model is the one that is in its folder now, or there is still none.
+    fn is_still_there(&self) -> bool {
+        let Some(folder) = &self.settings.model else { return true };
+        let there = std::fs::read(folder.join(MANIFEST_FILE)).ok().and_then(|bytes| Manifest::parse(&bytes).ok());
+        match (&self.model, there) {
+            (Some(model), Some(there)) => *model.manifest() == there,
+            (None, None) => true,
+            _ => false,
+        }
+    }
+
+    /// Whether the head was trained on what this model makes.
+    fn check_reads(&self, head: &Head) -> Result<(), String> {
+        let Some(model) = &self.model else { return Ok(()) };
+        let digest = identity(model);
+        match &head.about().kind {
+            Kind::Encoder { digest: of, .. } if of == digest => Ok(()),
+            Kind::Encoder { digest: of, .. } => Err(format!(
+                "classifier: its head was trained on the vectors of the model {}, and {} is {}: train it again",
+                short(of),
+                self.model_name,
+                short(digest)
+            )),
+            Kind::Hashed { .. } => Err("classifier: its second head reads texts".to_owned()),
+        }
+    }
+}
+
+/// By what a head knows the model whose vectors it reads.
+pub fn identity(model: &Model) -> &str {
+    &model.manifest().files.onnx
+}
+
+impl std::fmt::Debug for Runtime {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Runtime")
+            .field("settings", &self.settings)
+            .field("model", &self.model_name)
+            .finish_non_exhaustive()
+    }
+}
+
+fn maker(model: Option<Arc<Model>>) -> Maker {
+    match model {
+        None => Box::new(|| Box::new(HashedEngine) as Box<dyn Engine>),
+        Some(model) => Box::new(move || Box::new(EncoderEngine::new(Arc::clone(&model)))),
+    }
+}
+
+fn item(model: Option<&Model>, text: &str) -> Result<Item, String> {
+    match model {
+        None => Ok(Item { tokens: words(text), work: Work::Text { text: text.to_owned(), head: None } }),
+        Some(model) => {
+            let tokens = model.tokenize(text).map_err(|error| error.to_string())?;
+            Ok(Item { tokens: u32::try_from(tokens.count()).unwrap_or(u32::MAX), work: Work::Tokens(tokens) })
+        }
+    }
+}
+
+/// What stands for tokens where there is no tokenizer: bytes, by four.
+pub fn words(text: &str) -> u32 {
+    u32::try_from(text.len().div_ceil(4)).unwrap_or(u32::MAX).max(1)
+}
+
+fn short(digest: &str) -> &str {
+    digest.get(..12).unwrap_or(digest)
+}
+
+fn millis(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1_000.0
+}

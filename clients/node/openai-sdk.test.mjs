@@ -140,14 +140,15 @@ test("tools are streamed in pieces", async () => {
   JSON.parse(call.function.arguments);
 });
 
-test("embeddings in floats and in base64", async () => {
+// A provider's, and one that runs here.
+for (const model of [EMBEDDING, "hashed-ngrams"]) test(`embeddings of ${model} in floats and in base64`, async () => {
   // The SDK asks for base64 by itself and decodes it.
-  const answer = await client.embeddings.create({ model: EMBEDDING, input: ["one", "two"] });
+  const answer = await client.embeddings.create({ model, input: ["one", "two"] });
   assert.deepEqual(answer.data.map((item) => item.index), [0, 1]);
   assert.ok(answer.data[0].embedding.every((value) => typeof value === "number"));
   assert.ok(answer.usage.prompt_tokens > 0);
 
-  const encoded = await client.embeddings.create({ model: EMBEDDING, input: "one", encoding_format: "base64" });
+  const encoded = await client.embeddings.create({ model, input: "one", encoding_format: "base64" });
   assert.ok(Buffer.from(encoded.data[0].embedding, "base64").length > 0);
 });
 

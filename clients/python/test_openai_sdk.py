@@ -115,14 +115,16 @@ def test_tools_are_streamed_in_pieces(client):
     json.loads(call.function.arguments)
 
 
-def test_embeddings_in_floats_and_in_base64(client):
+# A provider's, and one that runs here.
+@pytest.mark.parametrize("model", [EMBEDDING, "hashed-ngrams"])
+def test_embeddings_in_floats_and_in_base64(client, model):
     # The SDK asks for base64 by itself and decodes it.
-    answer = client.embeddings.create(model=EMBEDDING, input=["one", "two"])
+    answer = client.embeddings.create(model=model, input=["one", "two"])
     assert [item.index for item in answer.data] == [0, 1]
     assert all(isinstance(value, float) for value in answer.data[0].embedding)
     assert answer.usage.prompt_tokens > 0
 
-    encoded = client.embeddings.create(model=EMBEDDING, input="one", encoding_format="base64")
+    encoded = client.embeddings.create(model=model, input="one", encoding_format="base64")
     assert base64.b64decode(encoded.data[0].embedding)
 
 

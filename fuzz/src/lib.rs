@@ -12,6 +12,7 @@ pub mod config;
 pub mod headers;
 pub mod ids_and_money;
 pub mod journal_frame;
+pub mod local_request;
 pub mod policy;
 pub mod price_book;
 pub mod provider_usage;
@@ -32,11 +33,12 @@ pub struct Target {
 }
 
 /// All of them, by the names of the binaries.
-pub const TARGETS: [Target; 15] = [
+pub const TARGETS: [Target; 16] = [
     ids_and_money::TARGET,
     price_book::TARGET,
     chat_request::CHAT,
     chat_request::EMBEDDINGS,
+    local_request::TARGET,
     sse::TARGET,
     provider_usage::TARGET,
     config::TARGET,

@@ -164,7 +164,6 @@ pub fn all_kinds() -> Vec<Record> {
             plan: id("standard"),
             oversight: Oversight { second_human: true, audit_days: Some(30) },
         }),
-        Change::ShareSet { plan: id("standard"), share: 4 },
     ];
     let mut records: Vec<Record> = changes.into_iter().map(Record::Directory).collect();
     records.extend([
@@ -202,6 +201,7 @@ pub fn all_kinds() -> Vec<Record> {
         act(Phase::Completed, Some("b"), Some(200)),
         act(Phase::Denied, None, Some(403)),
         act(Phase::Noted, None, None),
+        Record::Directory(Change::ShareSet { plan: id("standard"), share: 4 }),
     ]);
     records
 }

@@ -254,8 +254,8 @@ fn item(model: Option<&Model>, text: &str) -> Result<Item, String> {
     match model {
         None => Ok(Item { tokens: words(text), work: Work::Text { text: text.to_owned(), head: None } }),
         Some(model) => {
-            let tokens = model.tokenize(text).map_err(|error| error.to_string())?;
-            Ok(Item { tokens: u32::try_from(tokens.count()).unwrap_or(u32::MAX), work: Work::Tokens(tokens) })
+            let tokens = model.tokenize(text).map_err(|error| error.to_string())?.truncated(model.max_tokens());
+            Ok(Item { tokens: u32::try_from(tokens.ids().len()).unwrap_or(u32::MAX), work: Work::Tokens(tokens) })
         }
     }
 }

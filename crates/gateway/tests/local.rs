@@ -39,7 +39,8 @@ fn classifier(folder: &Path) {
     }
 }
 
-async fn with_classifier() -> World {
+/// A world whose route `triage` classifies.
+pub async fn with_classifier() -> World {
     let dir = tempfile::tempdir().expect("a folder");
     let folder = dir.path().join("classifier");
     classifier(&folder);
@@ -173,7 +174,7 @@ async fn where_the_model_is_not_there_hashed_n_grams_answer_and_say_so() {
     world.close().await;
 }
 
-fn parsed(dir: &Path, more: &str) -> Result<Config, String> {
+pub fn parsed(dir: &Path, more: &str) -> Result<Config, String> {
     let text = format!("[server]\nlisten = \"127.0.0.1:0\"\n[store]\ndir = {:?}\n{more}", dir.join("data"));
     let environment = Environment::of([
         ("TOLLGATE_MASTER_KEY", "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"),

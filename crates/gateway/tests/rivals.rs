@@ -12,6 +12,7 @@ use tollgate_gateway::serve;
 use tollgate_sim::Fault;
 use tollgate_types::{Clock, Timestamp};
 
+use crate::local::with_classifier;
 use crate::money::number;
 use crate::world::{ADMIN_KEY, Answer, Setup, World, ask, ask_stream, bearer};
 
@@ -24,6 +25,15 @@ fn spending(suffix: &str) -> Vec<(&'static str, Value)> {
         ("/v1/chat/completions", ask_stream(&chat)),
         ("/v1/embeddings", embeddings),
     ]
+}
+
+/// The same, and what models that run here are asked.
+fn spending_anywhere() -> Vec<(&'static str, Value)> {
+    let here = [
+        ("/v1/embeddings", json!({"model": "words", "input": "one river"})),
+        ("/v1/classify", json!({"model": "triage", "input": "one river"})),
+    ];
+    spending("").into_iter().chain(here).collect()
 }
 
 /// The addresses under which the gateway takes a POST, as its source has them, but for the control plane's.
@@ -42,14 +52,14 @@ async fn post(world: &World, path: &str, body: &Value) -> Answer {
 /// that is passed on as it came.
 #[tokio::test]
 async fn every_route_that_spends_asks_the_budget_first_as_they_did_not_in_litellm_11083_and_bifrost_2873() {
-    let world = World::start().await;
+    let world = with_classifier().await;
     world.budget(json!({"tenant": "demo", "window": "lifetime", "cap_usd": "0.000000000001"})).await;
     let known = addresses_of_the_table();
     assert!(known.len() >= 2, "the table was read: {known:?}");
     for path in &known {
-        assert!(spending("").iter().any(|(tested, _)| tested == path), "{path} is not tested here");
+        assert!(spending_anywhere().iter().any(|(tested, _)| tested == path), "{path} is not tested here");
     }
-    for (path, body) in spending("") {
+    for (path, body) in spending_anywhere() {
         for path in [path.to_owned(), format!("/t/demo{path}")] {
             assert_eq!(post(&world, &path, &body).await.refusal(), (429, "budget_exceeded".to_owned()), "{path}");
         }

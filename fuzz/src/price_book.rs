@@ -41,6 +41,7 @@ pub const TARGET: Target = Target {
         ),
     ],
     words: &[
+        "cpu_usd_per_million_seconds = \"13.888889\"\n",
         "[[price]]\n",
         "[[price.tier]]\n",
         "confirmed = true\n",
@@ -100,7 +101,7 @@ fn check_rate(rate: &Rate, decisions: &mut Decisions<'_>) {
     let inputs: Vec<u64> = edges.into_iter().chain(tiers).chain([decisions.u64() >> 20]).collect();
     for &input_max in &inputs {
         for output_max in [0, 1, 4096, decisions.u64() >> 30] {
-            let Some(bound) = rate.bound(input_max, output_max) else {
+            let Some(bound) = rate.bound(input_max, output_max, 0) else {
                 let priced = output_max == 0 || rate.prices_output();
                 assert!(!priced || dearest(rate, input_max, output_max) > u128::from(u64::MAX), "a bound in reach");
                 continue;
@@ -122,7 +123,12 @@ fn check_rate(rate: &Rate, decisions: &mut Decisions<'_>) {
             if rate.prices_output() {
                 let tokens = rate.output_tokens_affordable(input_max, bound);
                 assert!(tokens >= output_max, "the bound affords what it is the bound of");
-                assert!(rate.bound(input_max, tokens).is_none_or(|most| most <= bound), "and no more");
+                assert!(rate.bound(input_max, tokens, 0).is_none_or(|most| most <= bound), "and no more");
+            }
+            let cpu_us = decisions.u64() >> 30;
+            if let Some(with_cpu) = rate.bound(input_max, output_max, cpu_us) {
+                let usage = Usage { input_tokens: input_max, output_tokens: output_max, cpu_us, ..Usage::default() };
+                assert!(rate.cost(&usage) <= with_cpu && bound <= with_cpu, "CPU time comes on top");
             }
             check_charge(bound, u32::from_le_bytes([(); 4].map(|()| decisions.byte())));
         }

@@ -160,6 +160,6 @@ macro_rules! targets {
 }
 
 targets! {
-    ids_and_money price_book chat_request embeddings_request sse provider_usage config journal_frame snapshot admin_body
-    headers receipt policy_module policy_archive audit
+    ids_and_money price_book chat_request embeddings_request local_request sse provider_usage config journal_frame snapshot
+    admin_body headers receipt policy_module policy_archive audit
 }

@@ -129,9 +129,7 @@ impl App {
             let laws = laws::all(directory, &store.dir).map_err(StartError::Policy)?;
             Ok::<_, StartError>(Admission::new(directory, laws, prices, store.vault.api_key_hasher(), clock))
         })?;
-        let local_routes = &config.routing.local_routes;
-        let runtimes = Runtimes::load(&config.runtimes, local_routes, &Runtimes::default(), store.books.clock())?;
-        let routing = runtimes.joined(&config.routing)?;
+        let (runtimes, routing) = Runtimes::load(config, &Runtimes::default(), store.books.clock())?;
         let app = Self {
             books: Arc::clone(&store.books),
             journal: store.journal.clone(),
@@ -180,9 +178,7 @@ impl App {
     /// Takes over what a reload may change. Requests under way keep what they began with.
     pub fn reload(&self, config: &Config) -> Result<(), StartError> {
         let prices = load_prices(&config.price_books, &Layout::of(&self.dir))?;
-        let before = self.runtimes.load_full();
-        let runtimes = Runtimes::load(&config.runtimes, &config.routing.local_routes, &before, self.clock())?;
-        let routing = runtimes.joined(&config.routing)?;
+        let (runtimes, routing) = Runtimes::load(config, &self.runtimes.load_full(), self.clock())?;
         self.admission.publish_prices(prices);
         // What is not used any more ends when the last request that it answers has ended.
         self.routing.store(Arc::new(routing));

@@ -7,11 +7,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Response;
 use tokio::sync::{oneshot, watch};
-use tollgate_admission::Settled;
+use tollgate_admission::Principal;
 use tollgate_runtime::encoder::Model;
 use tollgate_runtime::head::cascade::{First, Scores, Stage};
 use tollgate_runtime::head::{Features, Guess, Head};
-use tollgate_serving::local::{Answer, Failure, Item, Output, Question, Turned, Work};
+use tollgate_serving::local::{Answer, Failure, Item, Output, Question, Turned};
 use tollgate_serving::schedule::{Priority, Why};
 use tollgate_types::clock::{CpuStopwatch, Stopwatch};
 use tollgate_types::refusal::{ProviderFault, ProviderFaultKind};
@@ -23,9 +23,8 @@ use crate::config::LOCAL;
 use crate::http::body::Body;
 pub use crate::http::local::Wanted;
 use crate::http::local::{self, Labelled, Probable, Shape};
-use crate::http::{headers, routes};
-use crate::pipeline::{AppPermit, Underway};
-use crate::runtimes::{Local, Runtime, Task, words};
+use crate::pipeline::{self, AppPermit, Underway};
+use crate::runtimes::{Local, Runtime, Task, item_of_text, words};
 
 /// Texts that are tokenised before others of this thread have their turn: some 50 us each.
 const TOKENISED_AT_ONCE: usize = 8;
@@ -63,7 +62,7 @@ fn read(local: &Local, surface: Surface, body: &[u8]) -> Result<Wanted, Refusal>
 pub fn wanted(
     local: &Local,
     surface: Surface,
-    principal: &tollgate_admission::Principal,
+    principal: &Principal,
     body: &[u8],
     terms: Terms,
 ) -> Result<Wanted, Refusal> {
@@ -93,7 +92,6 @@ pub async fn serve(
     wanted: Wanted,
     terms: Terms,
 ) -> Result<Response<Body>, Refusal> {
-    let down = || Refusal::Overloaded { reason: "the gateway is shutting down", retry_after: RETRY };
     let Some(place) = under_way.app.local_work.enter() else {
         permit.void(Outcome::NotSent);
         under_way.finished(Outcome::NotSent, None, None);
@@ -112,7 +110,9 @@ pub async fn serve(
         Err(_) => match working.await.map_err(tokio::task::JoinError::try_into_panic) {
             // As if there were no task in between.
             Err(Ok(panic)) => std::panic::resume_unwind(panic),
-            Ok(()) | Err(Err(_)) => Err(down()),
+            Ok(()) | Err(Err(_)) => {
+                Err(Refusal::Overloaded { reason: "the gateway is shutting down", retry_after: RETRY })
+            }
         },
     }
 }
@@ -298,12 +298,13 @@ impl Job {
         }
         let texts: Vec<String> = open.iter().map(|(number, _)| wanted.texts[*number].clone()).collect();
         // These are counted by the encoder's tokens, not by both.
-        self.tokens -= texts.iter().map(|text| u64::from(words(text))).sum::<u64>().min(self.tokens);
+        let by_first = self.tokens;
+        self.tokens = by_first.saturating_sub(texts.iter().map(|text| u64::from(words(text))).sum());
         // What the cheap head has read at length, the dear one may read the beginning of.
         let vectors = match self.vectors(&local.runtime, &texts, true, reply).await {
             Ok(vectors) => vectors,
             Err(Stopped::Refused(Refusal::Overloaded { .. })) => {
-                self.tokens += texts.iter().map(|text| u64::from(words(text))).sum::<u64>();
+                self.tokens = by_first;
                 for (number, scores) in open {
                     probabilities[number] = scores.into_answer().probabilities;
                 }
@@ -341,7 +342,7 @@ impl Job {
                 return Err(Stopped::Gone);
             }
             let item = self.measured(|| match &runtime.model {
-                None => Ok(Item { tokens: words(text), work: Work::Text { text: text.clone(), head: head.cloned() } }),
+                None => Ok(item_of_text(text, head.cloned())),
                 Some(model) => tokenised(model, number, text, truncate),
             });
             let item: Item = item?;
@@ -353,7 +354,9 @@ impl Job {
 
     /// Has the runtime do it. The caller's leaving is noticed while it waits.
     async fn ask(&mut self, runtime: &Runtime, items: Vec<Item>, reply: &mut Reply) -> Result<Vec<Output>, Stopped> {
-        let question = self.question(runtime, items);
+        let tokens = items.iter().map(|item| u64::from(item.tokens)).sum();
+        let principal = &self.under_way.principal;
+        let question = Question { items, ..runtime.question(principal, tokens, self.local.goal, self.terms) };
         let patience = self.under_way.total.saturating_sub(self.waited.elapsed());
         let mut pending = runtime.pool.ask(question).map_err(turned_away)?;
         let is_late = tokio::select! {
@@ -373,21 +376,6 @@ impl Job {
         let answers = pending.answers().await.map_err(|failure| self.failed(&failure))?;
         self.cpu += answers.iter().map(|answer| answer.cpu).sum::<Duration>();
         Ok(answers.into_iter().map(|Answer { output, .. }| output).collect())
-    }
-
-    fn question(&self, runtime: &Runtime, items: Vec<Item>) -> Question {
-        let tokens: u64 = items.iter().map(|item| u64::from(item.tokens)).sum();
-        let (priority, goal) = runtime.manner(tokens, self.local.goal);
-        let principal = &self.under_way.principal;
-        Question {
-            tenant: principal.tenant.clone(),
-            weight: principal.share,
-            priority,
-            goal,
-            deadline: self.terms.deadline,
-            alone: self.terms.alone,
-            items,
-        }
     }
 
     fn failed(&self, failure: &Failure) -> Refusal {
@@ -442,22 +430,9 @@ impl Job {
     /// Posts what was measured and, once that is durable, answers.
     async fn reply(self, body: Bytes) -> Result<Response<Body>, Refusal> {
         let usage = self.usage();
-        let Self { mut under_way, permit, .. } = self;
-        let settled = permit.settle(usage, Outcome::Completed);
-        under_way.check_overrun(&settled);
-        let Settled { amounts, position, rate, .. } = settled;
-        under_way.at_stake = Some(amounts);
-        let durable = match position {
-            Some(position) => under_way.app.journal.durable(position).await,
-            None => Ok(()),
-        };
-        under_way.finished(Outcome::Completed, Some(amounts), Some(usage));
-        durable.map_err(|_| Refusal::LedgerUnavailable)?;
-        let mut response = routes::json(body);
-        let head = response.headers_mut();
-        headers::admitted(head, &under_way.route.target.model, under_way.judged.fingerprint(), rate);
-        headers::settled(head, amounts, under_way.remaining());
-        Ok(response)
+        let outcome = Outcome::Completed;
+        let settled = self.permit.settle(usage, outcome);
+        pipeline::reply_settled(self.under_way, settled, outcome, Some(usage), body).await
     }
 }
 
@@ -483,17 +458,21 @@ impl Runtime {
     }
 
     /// Whether work of about so many bytes would be taken now.
-    fn has_room(
-        &self,
-        principal: &tollgate_admission::Principal,
-        wanted: &Wanted,
-        goal: Duration,
-        terms: Terms,
-    ) -> Result<(), Refusal> {
+    fn has_room(&self, principal: &Principal, wanted: &Wanted, goal: Duration, terms: Terms) -> Result<(), Refusal> {
         // Counted without a tokenizer: what takes long to count is not counted for who is turned away.
         let tokens = wanted.texts.iter().map(|text| u64::from(words(text))).sum::<u64>();
-        let (priority, goal) = self.manner(tokens, goal);
-        let question = Question {
+        let question = self.question(principal, tokens, goal, terms);
+        let tokens = u32::try_from(tokens).unwrap_or(u32::MAX);
+        self.pool.would_take(&question, tokens, wanted.texts.len()).map_err(turned_away)
+    }
+
+    /// How so much work is asked for, its items left out. What is longer than a batch is in less of a hurry.
+    fn question(&self, principal: &Principal, tokens: u64, goal: Duration, terms: Terms) -> Question {
+        let (priority, goal) = match tokens > u64::from(self.settings.layout.batch_tokens_max) {
+            true => (Priority::Batch, self.settings.bulk_goal.max(goal)),
+            false => (Priority::Interactive, goal),
+        };
+        Question {
             tenant: principal.tenant.clone(),
             weight: principal.share,
             priority,
@@ -501,16 +480,6 @@ impl Runtime {
             deadline: terms.deadline,
             alone: terms.alone,
             items: Vec::new(),
-        };
-        let tokens = u32::try_from(tokens).unwrap_or(u32::MAX);
-        self.pool.would_take(&question, tokens, wanted.texts.len()).map_err(turned_away)
-    }
-
-    /// What is longer than a batch is in less of a hurry.
-    fn manner(&self, tokens: u64, goal: Duration) -> (Priority, Duration) {
-        match tokens > u64::from(self.settings.layout.batch_tokens_max) {
-            true => (Priority::Batch, self.settings.bulk_goal.max(goal)),
-            false => (Priority::Interactive, goal),
         }
     }
 }
@@ -526,8 +495,7 @@ fn tokenised(model: &Model, number: usize, text: &str, truncate: bool) -> Result
         );
         return Err(refuse(what));
     }
-    let tokens = tokens.truncated(most);
-    Ok(Item { tokens: u32::try_from(tokens.ids().len()).unwrap_or(u32::MAX), work: Work::Tokens(tokens) })
+    Ok(Item::of_tokens(tokens.truncated(most)))
 }
 
 fn numbers(output: Output) -> Vec<f32> {

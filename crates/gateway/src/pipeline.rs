@@ -326,7 +326,7 @@ pub async fn read_up_to(mut body: Incoming, bytes_max: usize, idle: Duration) ->
 }
 
 /// Settles a whole answer and, once that is durable, passes it on byte for byte.
-async fn reply_whole(mut under_way: Underway, permit: AppPermit, whole: Bytes) -> Result<Response<Body>, Refusal> {
+async fn reply_whole(under_way: Underway, permit: AppPermit, whole: Bytes) -> Result<Response<Body>, Refusal> {
     let Ok(usage) = answer::usage_in(&whole) else {
         return Err(broken(under_way, permit, ProviderFaultKind::MalformedAnswer).await);
     };
@@ -335,6 +335,17 @@ async fn reply_whole(mut under_way: Underway, permit: AppPermit, whole: Bytes) -
         Some(usage) => permit.settle(usage, outcome),
         None => permit.settle_bounded(outcome),
     };
+    reply_settled(under_way, settled, outcome, usage, whole).await
+}
+
+/// Answers once what was posted is durable.
+pub async fn reply_settled(
+    mut under_way: Underway,
+    settled: Settled<JournalWriter>,
+    outcome: Outcome,
+    usage: Option<tollgate_types::Usage>,
+    whole: Bytes,
+) -> Result<Response<Body>, Refusal> {
     under_way.check_overrun(&settled);
     let Settled { amounts, position, rate, .. } = settled;
     under_way.at_stake = Some(amounts);
@@ -342,7 +353,7 @@ async fn reply_whole(mut under_way: Underway, permit: AppPermit, whole: Bytes) -
         Some(position) => under_way.app.journal.durable(position).await,
         None => Ok(()),
     };
-    // The provider has done its work, also where the books cannot say so durably.
+    // The work is done, also where the books cannot say so durably.
     under_way.finished(outcome, Some(amounts), usage);
     durable.map_err(|_| Refusal::LedgerUnavailable)?;
     let mut response = routes::json(whole);

@@ -15,16 +15,15 @@ use tollgate_runtime::head::{Head, Kind};
 use tollgate_serving::local::{EncoderEngine, Engine, HashedEngine, Item, Maker, Pool, Work};
 use tollgate_types::Clock;
 
-use crate::config::{self, HASHED, LOCAL, LocalRoute, Route, Routing, RuntimeKind, Server};
+use crate::config::{self, Config, HASHED, LOCAL, LocalRoute, Route, Routing, RuntimeKind, Server};
 
 /// A model that is loaded, its threads, and the queue before them.
 pub struct Runtime {
     pub settings: config::Runtime,
     /// Under this name it is priced and shown.
     pub model_name: Arc<str>,
+    /// None: hashed n-grams answer; also where it was to be an encoder, and there is no model.
     pub model: Option<Arc<Model>>,
-    /// It was to be an encoder, and there is no model: hashed n-grams answer instead.
-    pub stands_in: bool,
     pub pool: Pool,
 }
 
@@ -78,15 +77,12 @@ const WARMING: [&str; 8] = [
 // === impl Runtimes ===
 
 impl Runtimes {
-    /// Loads what is configured. What is the same as in `before` goes on as it is, with what waits for it.
-    pub fn load(
-        config: &BTreeMap<String, config::Runtime>,
-        routes: &BTreeMap<String, LocalRoute>,
-        before: &Self,
-        clock: &Clock,
-    ) -> Result<Self, RuntimesError> {
+    /// Loads what is configured, and gives it its routes among the others. What is the same as in `before` goes on as it is,
+    /// with what waits for it.
+    pub fn load(config: &Config, before: &Self, clock: &Clock) -> Result<(Self, Routing), RuntimesError> {
+        let routes = &config.routing.local_routes;
         let mut all = BTreeMap::new();
-        for (name, settings) in config {
+        for (name, settings) in &config.runtimes {
             // Threads for what nobody asks would only take memory. A cascade begins at the hashed one.
             let is_used = routes.values().any(|route| *route.runtime == **name || (route.cascade && name == HASHED));
             if !is_used {
@@ -99,7 +95,9 @@ impl Runtimes {
             };
             all.insert(name.clone(), runtime);
         }
-        Ok(Self(all))
+        let all = Self(all);
+        let routing = all.joined(&config.routing)?;
+        Ok((all, routing))
     }
 
     pub fn all(&self) -> impl Iterator<Item = &Arc<Runtime>> {
@@ -107,7 +105,7 @@ impl Runtimes {
     }
 
     /// The routing with the routes that run here.
-    pub fn joined(&self, routing: &Routing) -> Result<Routing, RuntimesError> {
+    fn joined(&self, routing: &Routing) -> Result<Routing, RuntimesError> {
         let mut joined = routing.clone();
         for (name, route) in &routing.local_routes {
             let made = self.route(name, route);
@@ -179,9 +177,8 @@ impl Runtime {
             }
             _ => None,
         };
-        let stands_in = settings.kind == RuntimeKind::Encoder && model.is_none();
         let model_name: Arc<str> = model.as_ref().map_or(HASHED_MODEL, |model| &model.manifest().name).into();
-        if stands_in {
+        if settings.kind == RuntimeKind::Encoder && model.is_none() {
             let folder = settings.model.as_deref().unwrap_or_else(|| "".as_ref()).display();
             tracing::warn!(
                 runtime = %name, %folder,
@@ -198,7 +195,7 @@ impl Runtime {
             ready_ms = millis(warmth.ready), first_ms = millis(warmth.first), warm_ms = millis(warmth.warm),
             "a runtime is warm"
         );
-        Ok(Self { settings: settings.clone(), model_name, model, stands_in, pool })
+        Ok(Self { settings: settings.clone(), model_name, model, pool })
     }
 
     /// Whether its model is the one that is in its folder now, or there is still none.
@@ -252,12 +249,17 @@ fn maker(model: Option<Arc<Model>>) -> Maker {
 
 fn item(model: Option<&Model>, text: &str) -> Result<Item, String> {
     match model {
-        None => Ok(Item { tokens: words(text), work: Work::Text { text: text.to_owned(), head: None } }),
+        None => Ok(item_of_text(text, None)),
         Some(model) => {
-            let tokens = model.tokenize(text).map_err(|error| error.to_string())?.truncated(model.max_tokens());
-            Ok(Item { tokens: u32::try_from(tokens.ids().len()).unwrap_or(u32::MAX), work: Work::Tokens(tokens) })
+            let tokens = model.tokenize(text).map_err(|error| error.to_string())?;
+            Ok(Item::of_tokens(tokens.truncated(model.max_tokens())))
         }
     }
+}
+
+/// A text for the hashed runtime, and the head that is to read it.
+pub fn item_of_text(text: &str, head: Option<Arc<Head>>) -> Item {
+    Item { tokens: words(text), work: Work::Text { text: text.to_owned(), head } }
 }
 
 /// What stands for tokens where there is no tokenizer: bytes, by four.

@@ -13,7 +13,7 @@ mod worker;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::Duration;
 
 use thiserror::Error;
@@ -131,7 +131,6 @@ pub struct Warmth {
 pub struct Tally {
     pub batches: AtomicU64,
     pub items: AtomicU64,
-    pub tokens: AtomicU64,
     /// CPU time of its workers, in microseconds.
     pub cpu_us: AtomicU64,
     /// Batches of at most so many items, by [`BATCH_SIZES`].
@@ -164,7 +163,6 @@ struct Shared {
     /// Workers that panicked or stood still so far.
     lost: AtomicU64,
     done: Tally,
-    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 struct Inner {
@@ -214,7 +212,6 @@ impl Pool {
             watch: Condvar::new(),
             lost: AtomicU64::new(0),
             done: Tally::default(),
-            threads: Mutex::new(Vec::new()),
         });
         // From here on: whatever goes wrong, the threads there are end when this is dropped.
         let mut pool = Self { shared: Arc::clone(&shared), warmth: Warmth::default() };
@@ -233,7 +230,8 @@ impl Pool {
         let watcher = Arc::clone(&shared);
         let name = format!("{}-watch", shared.layout.name);
         let thread = thread::Builder::new().name(name).spawn(move || watcher.watch_workers());
-        shared.keep(thread.map_err(|error| EngineFailed(error.to_string()))?);
+        // It ends with the pool; nobody waits for it, nor for a worker.
+        thread.map_err(|error| EngineFailed(error.to_string()))?;
         Ok(pool)
     }
 
@@ -279,15 +277,22 @@ impl Drop for Pool {
 // === impl Tally ===
 
 impl Tally {
-    fn add(&self, items: usize, tokens: u64, cpu: Duration) {
+    fn add(&self, items: usize, cpu: Duration) {
         let count = |counter: &AtomicU64, by: u64| counter.fetch_add(by, Ordering::Relaxed);
         count(&self.batches, 1);
         count(&self.items, items as u64);
-        count(&self.tokens, tokens);
         count(&self.cpu_us, u64::try_from(cpu.as_micros()).unwrap_or(u64::MAX));
         if let Some(slot) = BATCH_SIZES.iter().position(|most| items <= *most) {
             count(&self.by_size[slot], 1);
         }
+    }
+}
+
+// === impl Item ===
+
+impl Item {
+    pub fn of_tokens(tokens: Tokens) -> Self {
+        Self { tokens: u32::try_from(tokens.ids().len()).unwrap_or(u32::MAX), work: Work::Tokens(tokens) }
     }
 }
 
@@ -332,10 +337,6 @@ impl Shared {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn keep(&self, thread: JoinHandle<()>) {
-        self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
-    }
-
     fn spawn(
         self: &Arc<Self>,
         worker: usize,
@@ -352,14 +353,10 @@ impl Shared {
                 shared.died(worker, epoch);
             }
         });
-        match thread {
-            Ok(thread) => self.keep(thread),
-            Err(error) => {
-                self.lock().alive -= 1;
-                return Err(EngineFailed(error.to_string()));
-            }
-        }
-        Ok(())
+        thread.map(|_| ()).map_err(|error| {
+            self.lock().alive -= 1;
+            EngineFailed(error.to_string())
+        })
     }
 
     fn ask(self: &Arc<Self>, question: Question) -> Result<Pending, Turned> {

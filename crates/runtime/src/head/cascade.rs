@@ -120,14 +120,9 @@ impl Cascade {
         &self.encoder
     }
 
-    /// The same under another threshold (within 0 and 1): the knob for when the encoder has too much to do.
-    pub fn first_at(&self, text: &str, threshold: f32) -> Result<First, ClassifyError> {
-        let probabilities = self.hashed.classify(Features::Text(text))?;
-        Ok(if is_sure(&probabilities, threshold) {
-            First::Answer(Answer { probabilities, stage: Stage::Hashed })
-        } else {
-            First::Escalate(Scores { hashed: probabilities })
-        })
+    /// What the hashed head says, if it is sure enough.
+    pub fn first(&self, text: &str) -> Result<First, ClassifyError> {
+        Ok(self.judge(self.hashed.classify(Features::Text(text))?))
     }
 
     /// The same, of what [`Cascade::hashed`] has said already.
@@ -137,11 +132,6 @@ impl Cascade {
         } else {
             First::Escalate(Scores { hashed: probabilities })
         }
-    }
-
-    /// What the hashed head says, if it is sure enough.
-    pub fn first(&self, text: &str) -> Result<First, ClassifyError> {
-        self.first_at(text, self.threshold)
     }
 
     /// What both say together, of the same text's embedding. That it is of the encoder named in the second head's

@@ -148,7 +148,7 @@ impl Worker {
         match ran {
             // Also of a worker that stood still so long that another has the same to do: the first answer counts.
             Ran::Done(outputs, cpu) => {
-                self.shared.done.add(jobs.len(), batch.tokens, cpu);
+                self.shared.done.add(jobs.len(), cpu);
                 self.answer(batch, outputs, cpu, now);
             }
             Ran::Failed(why) if jobs.len() > 1 => {
@@ -185,12 +185,11 @@ impl Worker {
     /// One of a batch that failed: so that only the guilty one does.
     fn alone(&self, engine: &mut Box<dyn Engine>, job: &Job, tokens: u64, waited: Duration) {
         let answer = match caught(&mut **engine, &[&job.work]) {
-            Ran::Done(mut outputs, cpu) if outputs.len() == 1 => {
-                self.shared.done.add(1, tokens, cpu);
-                let output = outputs.remove(0);
+            Ran::Done(outputs, cpu) => {
+                self.shared.done.add(1, cpu);
+                let output = outputs.into_iter().next().expect("as many outputs as works, which is one");
                 Ok(Answer { output, cpu: share(cpu, 1, 1), waited, tokens })
             }
-            Ran::Done(..) => Err(Failure::Engine("the engine lost an answer".to_owned())),
             Ran::Failed(why) => Err(Failure::Engine(why)),
             Ran::Panicked => {
                 *engine = (self.shared.maker)();
@@ -216,6 +215,7 @@ impl Worker {
 
 /// How an engine did.
 enum Ran {
+    /// An output for each of the works.
     Done(Vec<Output>, Duration),
     Failed(String),
     Panicked,

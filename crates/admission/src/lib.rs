@@ -17,6 +17,7 @@ use arc_swap::ArcSwap;
 use ring::hmac;
 use tollgate_ledger::books::{Headroom, ReserveError};
 use tollgate_ledger::{Amounts, Books, Claim, Draft, Log, Rejected};
+use tollgate_policy::Law;
 use tollgate_types::directory::{Directory, Sealed, TightBudget};
 use tollgate_types::refusal::{IdempotencyConflict, IdempotencyConflictKind};
 use tollgate_types::{
@@ -54,6 +55,8 @@ pub struct Target {
     pub total_timeout: Duration,
     /// The most CPU time the work can take, where it is done here and not by a provider.
     pub work: Option<WorkBound>,
+    /// The policy that comes with the use case, if it has one: asked after the tenant's.
+    pub law: Option<Arc<Law>>,
 }
 
 /// No request takes more CPU time here than this. What does is the platform's loss: beyond its hold nothing is posted.
@@ -294,7 +297,7 @@ fn check_bounded(call: &Call<'_>, rate: &Rate) -> Result<(), Refusal> {
 fn wanted_output(call: &Call<'_>, target: &Target) -> u64 {
     match call.surface {
         Surface::Chat => call.output_limit.tokens().unwrap_or(target.max_tokens_default),
-        Surface::Embeddings | Surface::Classify => 0,
+        Surface::Embeddings | Surface::Classify | Surface::Runs => 0,
     }
 }
 

@@ -198,6 +198,7 @@ mod charging {
                 max_tokens_default: 500,
                 total_timeout: Duration::from_secs(60),
                 work: None,
+                law: None,
             };
             self.number += 1;
             let id = RequestId::new(self.clock.now(), self.number);
@@ -413,6 +414,7 @@ mod limiting {
             max_tokens_default: 16,
             total_timeout: Duration::from_secs(60),
             work: None,
+            law: None,
         }
     }
 

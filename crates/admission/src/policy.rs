@@ -89,7 +89,11 @@ impl Admission {
     ) -> Result<Judged, Refusal> {
         // A key that was revoked meanwhile is not found: what was let in is served, by the policies it was let in under.
         let now = self.index.load().by_digest(&principal.digest);
-        let layers = Arc::clone(now.as_deref().map_or(&principal.policy, |principal| &principal.policy));
+        let layers = now.as_deref().map_or(&principal.policy, |principal| &principal.policy);
+        let layers = match &target.law {
+            Some(law) => layers.with_template(law),
+            None => Arc::clone(layers),
+        };
         judge(layers, principal, call, target, end_user, self.clock.now())
     }
 }

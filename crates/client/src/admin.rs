@@ -39,7 +39,7 @@ pub struct AdminClient {
 pub enum ClientError {
     #[error("{url:?} is not the address of a gateway, such as \"http://127.0.0.1:8080\"")]
     InvalidUrl { url: String },
-    #[error("the admin key holds characters that cannot stand in a header")]
+    #[error("the key holds characters that cannot stand in a header")]
     InvalidKey,
     /// No connection, or it broke before the answer ended.
     #[error("cannot reach {url}: {reason}")]
@@ -457,7 +457,7 @@ impl AdminClient {
         value: &impl Serialize,
     ) -> Result<T, ClientError> {
         let bytes = serde_json::to_vec(value).expect("wire types are plain data, which JSON can hold").into();
-        self.call(method, path, Some(Body { content_type: "application/json", bytes })).await
+        self.call(method, path, Some(Body { content_type: JSON, bytes })).await
     }
 
     async fn call<T: DeserializeOwned>(
@@ -466,7 +466,17 @@ impl AdminClient {
         path: &str,
         body: Option<Body>,
     ) -> Result<T, ClientError> {
-        let (status, answer) = self.exchange(method, path, body).await?;
+        self.call_at(method, &format!("{ADMIN}{path}"), body).await
+    }
+
+    /// The same at a whole path.
+    pub(crate) async fn call_at<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Body>,
+    ) -> Result<T, ClientError> {
+        let (status, answer) = self.exchange_at(method, path, body).await?;
         serde_json::from_slice(&answer).map_err(|error| self.malformed(status, error.to_string()))
     }
 
@@ -476,8 +486,16 @@ impl AdminClient {
         path: &str,
         body: Option<Body>,
     ) -> Result<(StatusCode, Bytes), ClientError> {
-        let path = format!("/admin/v1{path}");
-        let (status, answer) = self.within_deadline(self.request(method, &path, body)).await?;
+        self.exchange_at(method, &format!("{ADMIN}{path}"), body).await
+    }
+
+    async fn exchange_at(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Body>,
+    ) -> Result<(StatusCode, Bytes), ClientError> {
+        let (status, answer) = self.within_deadline(self.request(method, path, body)).await?;
         if status.is_success() { Ok((status, answer)) } else { Err(self.refused(status, &answer)) }
     }
 
@@ -543,9 +561,13 @@ impl AdminClient {
     }
 }
 
-struct Body {
-    content_type: &'static str,
-    bytes: Bytes,
+/// Where the control plane's resources are.
+const ADMIN: &str = "/admin/v1";
+pub(crate) const JSON: &str = "application/json";
+
+pub(crate) struct Body {
+    pub content_type: &'static str,
+    pub bytes: Bytes,
 }
 
 fn connector() -> HttpsConnector<HttpConnector> {
@@ -582,7 +604,7 @@ fn query(pairs: &[(&str, Option<&str>)]) -> String {
 }
 
 /// Percent-encodes all but RFC 3986's unreserved characters, so that no text of a caller can leave its place in a URL.
-fn encode(text: &str) -> String {
+pub(crate) fn encode(text: &str) -> String {
     text.bytes().fold(String::with_capacity(text.len()), |mut encoded, byte| {
         match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => encoded.push(char::from(byte)),

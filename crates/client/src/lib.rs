@@ -1,4 +1,4 @@
-//! The public wire types of the control plane, and a client over them. Depends on no other crate of ours: what is
+//! The public wire types of the control plane and of runs, and clients over them. Depends on no other crate of ours: what is
 //! written here is what a stranger's program can rely on.
 //!
 //! Money is text: `*_usd` is a decimal amount of US dollars (`"1.50"`), `*_picousd` a decimal integer of picodollars
@@ -22,7 +22,10 @@ mod price;
 mod receipt;
 mod reconciliation;
 mod route;
+mod run;
 mod tenant;
+#[cfg(feature = "http")]
+mod tenant_client;
 mod usage;
 
 pub use access::{
@@ -50,7 +53,10 @@ pub use reconciliation::{
     ReconciliationPart,
 };
 pub use route::{FallbackInfo, ProviderInfo, RouteInfo};
+pub use run::{NewRun, Run, RunCachedTokens, RunLabel, RunResult, RunUsage};
 pub use tenant::{NewProject, NewTenant, Project, Tenant, TenantSettings};
+#[cfg(feature = "http")]
+pub use tenant_client::TenantClient;
 pub use usage::{Confidence, SummaryBy, SummaryQuery, UsageEvent, UsagePage, UsageQuery, UsageState, UsageSummary};
 
 use serde::{Deserialize, Serialize};

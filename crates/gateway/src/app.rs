@@ -31,6 +31,7 @@ use crate::config::{self, Config, Route, Routing};
 use crate::decisions::Decisions;
 use crate::laws;
 use crate::local::LocalWork;
+use crate::local::cache::RunCache;
 use crate::metrics::Metrics;
 use crate::runtimes::{Runtimes, RuntimesError};
 use crate::twins::Twins;
@@ -46,6 +47,8 @@ pub struct App {
     pub twins: Arc<Twins>,
     /// Requests that models here work on.
     pub local_work: LocalWork,
+    /// What templates have answered.
+    pub run_cache: RunCache,
     pub admission: Admission,
     /// Who may do what with whose.
     pub guard: Guard,
@@ -138,6 +141,7 @@ impl App {
             answers: store.answers.clone(),
             twins: Arc::default(),
             local_work: LocalWork::default(),
+            run_cache: RunCache::default(),
             admission,
             guard: Guard::shipped(),
             metrics: Metrics::new(config.server.metric_tenants_max),

@@ -176,7 +176,7 @@ impl<'a> Round<'a> {
         let (surface, route) = (wire.call.surface, &*under_way.route);
         let endpoint = match surface {
             Surface::Chat => Endpoint::Chat,
-            Surface::Embeddings | Surface::Classify => Endpoint::Embeddings,
+            Surface::Embeddings | Surface::Classify | Surface::Runs => Endpoint::Embeddings,
         };
         let outgoing = wire.bounded(
             body,

@@ -22,6 +22,7 @@ mod progress;
 mod project;
 mod receipt;
 mod reconcile;
+mod run;
 mod runtime;
 mod table;
 mod template;
@@ -109,9 +110,14 @@ pub enum Command {
     /// Models that run here, as files
     #[command(after_help = "Example:\n  tollgate runtime convert all-MiniLM-L6-v2 --to models/all-MiniLM-L6-v2")]
     Runtime(runtime::RuntimeArgs),
-    /// Classifiers made from labelled texts
-    #[command(after_help = "Example:\n  tollgate template train --rows tickets.csv --to classifiers/tickets")]
+    /// Use cases as folders, and classifiers made of their examples
+    #[command(
+        after_help = "Example:\n  tollgate template train templates/support-triage --to classifiers/support-triage"
+    )]
     Template(template::TemplateArgs),
+    /// Run a use case, with one of the tenant's keys
+    #[command(after_help = "Example:\n  tollgate run support-triage --input '{\"message\": \"Where is my parcel?\"}'")]
+    Run(run::RunArgs),
     /// Check the configuration, the store, the providers and the running gateway
     #[command(after_help = "Example:\n  tollgate doctor --config tollgate.toml")]
     Doctor(doctor::DoctorArgs),
@@ -212,6 +218,7 @@ fn dispatch(command: Command) -> Result<Answer, Failure> {
         Command::Import(args) => args.run(),
         Command::Runtime(args) => args.run(),
         Command::Template(args) => args.run(),
+        Command::Run(args) => wait_for(args.run()),
         Command::Usage(args) => wait_for(args.run()),
         Command::Receipt(args) => wait_for(args.run()),
         Command::Doctor(args) => wait_for(args.run()),

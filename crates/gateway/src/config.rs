@@ -198,6 +198,10 @@ pub struct RawRoute {
     /// makes embeddings.
     #[serde(default)]
     pub classifier: Option<PathBuf>,
+    /// With a classifier: the folder of a use case. The route is asked with `POST /v1/runs` then: an input as its schema wants
+    /// it, judged by its policy besides the tenant's.
+    #[serde(default)]
+    pub template: Option<PathBuf>,
     /// With a classifier: the hashed head answers where it is sure enough, and the runtime is asked only about the rest.
     #[serde(default)]
     pub cascade: bool,
@@ -739,6 +743,7 @@ impl Check<'_> {
             max_tokens_default: raw.max_tokens_default,
             total_timeout: provider.timeouts.total,
             work: None,
+            law: None,
         };
         Route {
             target: Arc::new(target),

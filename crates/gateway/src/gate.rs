@@ -68,6 +68,7 @@ fn scope_missing(act: Act) -> Refusal {
         Act::Chat => ("call chat models", "chat"),
         Act::Embeddings => ("make embeddings", "embeddings"),
         Act::Classify => ("classify", "embeddings"),
+        Act::Run => ("run templates", "embeddings"),
         Act::Models => ("list models", "models"),
         other => ("do this", other.name()),
     };

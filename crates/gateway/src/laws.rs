@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tollgate_admission::Laws;
 use tollgate_policy::signature::{self, VerifyingKey};
 use tollgate_policy::trial::{Outcome, Trial};
-use tollgate_policy::{Bundle, Law, archive};
+use tollgate_policy::{Bundle, Law, archive, folder};
 use tollgate_store::store::Layout;
 use tollgate_types::directory::Directory;
 use tollgate_types::hex;
@@ -23,14 +23,24 @@ pub fn tested(bytes: &[u8], key: Option<&VerifyingKey>) -> Result<Law, String> {
         signature::verify(&files, key).map_err(|error| error.to_string())?;
     }
     let bundle = Bundle::from_files(&files).map_err(|error| error.to_string())?;
-    let law = Law::compile(&bundle).map_err(|error| error.to_string())?;
-    let trial = Trial::of(&bundle).map_err(|error| error.to_string())?;
+    passing(&bundle)
+}
+
+fn passing(bundle: &Bundle) -> Result<Law, String> {
+    let law = Law::compile(bundle).map_err(|error| error.to_string())?;
+    let trial = Trial::of(bundle).map_err(|error| error.to_string())?;
     let failed = trial.tests.iter().filter(|test| test.outcome != Outcome::Passed);
     let names: Vec<&str> = failed.map(|test| test.name.as_str()).collect();
     match names.as_slice() {
         [] => Ok(law),
         names => Err(format!("these tests of the bundle do not pass: {}", names.join(", "))),
     }
+}
+
+/// The bundle in a folder, whose own tests, if it has any, pass.
+pub fn in_folder(dir: &Path) -> Result<Law, String> {
+    let bundle = folder::bundle(dir).map_err(|error| error.to_string())?;
+    passing(&bundle)
 }
 
 /// A bundle that this store keeps.

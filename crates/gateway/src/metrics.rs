@@ -36,6 +36,7 @@ pub struct Metrics {
     refusals: Family<Labels, Counter>,
     budget_used: Family<Labels, Gauge<f64, AtomicU64>>,
     budget_alerts: Family<Labels, Counter>,
+    cache_requests: Family<Labels, Counter>,
     drift: Gauge<f64, AtomicU64>,
     glasses: Gauge,
     pending: Gauge,
@@ -130,6 +131,12 @@ impl Metrics {
             "Thresholds of budgets that were crossed; without a tenant: the platform's and plans'",
             Family::clone(&budget_alerts),
         );
+        let cache_requests = Family::<Labels, Counter>::default();
+        registry.register(
+            "tollgate_cache_requests",
+            "Requests by what a cache had to do with them",
+            Family::clone(&cache_requests),
+        );
         let glasses = Gauge::default();
         registry.register(
             "tollgate_break_glass_active",
@@ -166,6 +173,7 @@ impl Metrics {
             refusals,
             budget_used,
             budget_alerts,
+            cache_requests,
             drift,
             glasses,
             pending,
@@ -229,6 +237,12 @@ impl Metrics {
             Some(_) => OTHER,
         };
         self.budget_alerts.get_or_create(&vec![("tenant", tenant.to_owned()), ("window", window.to_string())]).inc();
+    }
+
+    /// Counts what a cache had to do with a request.
+    pub fn cached(&self, tier: &str, outcome: &str) {
+        let labels = vec![("tier", tier.to_owned()), ("outcome", outcome.to_owned())];
+        self.cache_requests.get_or_create(&labels).inc();
     }
 
     pub fn broken_glasses(&self, people: usize) {

@@ -40,7 +40,8 @@ use crate::http::body::{self, Body};
 use crate::http::wire;
 use crate::http::{headers, routes};
 use crate::idempotent;
-use crate::local::{self, Terms, Wanted};
+use crate::local::work::Whose;
+use crate::local::{self, Bodies, Terms, Wanted};
 use crate::metrics::Series;
 use crate::runtimes::Local;
 use crate::stream::StreamBody;
@@ -122,6 +123,7 @@ fn act(surface: Surface) -> Act {
         Surface::Chat => Act::Chat,
         Surface::Embeddings => Act::Embeddings,
         Surface::Classify => Act::Classify,
+        Surface::Runs => Act::Run,
     }
 }
 
@@ -147,7 +149,8 @@ pub async fn fulfil(asked: Asked, claim: Option<Claim>) -> Result<Response<Body>
     let judged = judged.map_err(|refused| gate::denied(&app, id, &principal, act(surface), refused))?;
     check_kept(judged.obligations(), claim.is_some())?;
     let redacted = redacted(&judged, &body)?;
-    let body = redacted.as_ref().unwrap_or(&body);
+    let original = &body;
+    let body = redacted.as_ref().unwrap_or(original);
     if redacted.is_some() {
         wire = wire::read_request(surface, body)?;
     }
@@ -158,8 +161,10 @@ pub async fn fulfil(asked: Asked, claim: Option<Claim>) -> Result<Response<Body>
         Server::Local(local) => {
             let deadline = headers::deadline(&head)?.map(|within| app.clock().steady().plus(within));
             let alone = judged.obligations().batch == Some(Batch::Alone);
-            let terms = local::Terms { alone, deadline };
-            Some((Arc::clone(local), local::wanted(local, surface, &principal, body, terms)?, terms))
+            let terms = Terms { goal: local.goal, alone, deadline };
+            let bodies = Bodies { original, redacted: body };
+            let wanted = local::wanted(local, surface, &Whose::of(&principal), bodies, terms)?;
+            Some(Here { local: Arc::clone(local), wanted, terms, bypass: headers::bypasses_cache(&head)? })
         }
     };
 
@@ -167,15 +172,15 @@ pub async fn fulfil(asked: Asked, claim: Option<Claim>) -> Result<Response<Body>
     let identity = Identity { id, end_user, idempotency: claim, attribution, judged: judged.clone() };
     let tighten = || tokens_of(&route, body, wire.call.input_bytes);
     let tighten = || match &here {
-        Some((local, wanted, _)) => local.runtime.tokens_of(wanted),
+        Some(here) => here.local.tokens_of(&here.wanted.texts),
         None => tighten(),
     };
     let permit = app.admission.admit(&app.books, entered, &wire.call, &route.target, identity, tighten)?;
     let under_way = Underway::new(app, id, principal, end_user, judged, route, since);
 
     // The work itself, here or by whoever of the route's does it: held durably before it is begun, each time.
-    if let Some((local, wanted, terms)) = here {
-        return local::serve(under_way, permit, local, wanted, terms).await;
+    if let Some(Here { local, wanted, terms, bypass }) = here {
+        return local::serve(under_way, permit, local, wanted, terms, bypass).await;
     }
     let question = Question { wire: &wire, body };
     let Answered { mut under_way, permit, answer } = attempts::answered(under_way, permit, question).await?;
@@ -191,9 +196,21 @@ pub async fn fulfil(asked: Asked, claim: Option<Claim>) -> Result<Response<Body>
     reply_whole(under_way, permit, whole).await
 }
 
+/// What is asked of a model that runs here.
+struct Here {
+    local: Arc<Local>,
+    wanted: Wanted,
+    terms: Terms,
+    bypass: bool,
+}
+
 /// Only models that run here classify.
-fn check_surface(surface: Surface) -> Result<Option<(Arc<Local>, Wanted, Terms)>, Refusal> {
+fn check_surface(surface: Surface) -> Result<Option<Here>, Refusal> {
     match surface {
+        Surface::Runs => {
+            let what = "this is a provider's model and no template: GET /v1/models names what there is";
+            Err(Refusal::invalid_param(what, "template"))
+        }
         Surface::Classify => {
             Err(Refusal::invalid_param("this model is a provider's, which does not classify", "model"))
         }

@@ -22,6 +22,7 @@ use tollgate_store::view::{Adjustment, EventEnd, EventState, Reader, UsageEvent,
 use tollgate_types::{RequestId, Timestamp, Usage};
 
 use crate::app::App;
+use crate::config::LOCAL;
 
 /// What the view tells of one request, as of one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,10 +110,17 @@ pub fn state(told: &Told, stating: Stating) -> ReceiptStatement {
         charge_usd: amounts.charge.to_string(),
         overrun: both(end.map(|end| end.overrun).unwrap_or_default()),
         policy: reserved.policy.map(|policy| Fingerprint(policy).to_string()),
-        cache: "bypass".to_owned(),
+        cache: cache(reserved, end).to_owned(),
         idempotency: reserved.idempotency.map(idempotency),
         adjustments: told.adjustments.iter().map(adjustment).collect(),
     }
+}
+
+/// What is answered here, and all of whose input was answered before, comes from a cache.
+fn cache(reserved: &Reserved, end: Option<&EventEnd>) -> &'static str {
+    let usage = end.map(|end| end.usage).unwrap_or_default();
+    let all = usage.cached_input_tokens == usage.input_tokens && usage.input_tokens > 0;
+    if &*reserved.provider == LOCAL && all { "hit" } else { "bypass" }
 }
 
 fn tokens(usage: &Usage) -> ReceiptTokens {

@@ -7,15 +7,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tollgate_admission::Target;
+use tollgate_policy::Law;
 use tollgate_runtime::classifier::Classifier;
 use tollgate_runtime::encoder::Model;
 use tollgate_runtime::encoder::manifest::{MANIFEST_FILE, Manifest};
 use tollgate_runtime::head::cascade::Cascade;
 use tollgate_runtime::head::{Head, Kind};
+use tollgate_runtime::template::Template;
 use tollgate_serving::local::{EncoderEngine, Engine, HashedEngine, Item, Maker, Pool, Work};
-use tollgate_types::Clock;
+use tollgate_types::{Clock, hex};
 
 use crate::config::{self, Config, HASHED, LOCAL, LocalRoute, Route, Routing, RuntimeKind, Server};
+use crate::digest::sha256;
+use crate::laws;
 
 /// A model that is loaded, its threads, and the queue before them.
 pub struct Runtime {
@@ -27,12 +31,33 @@ pub struct Runtime {
     pub pool: Pool,
 }
 
-/// What a route does with its runtime.
+/// What a route does, and who does it.
 #[derive(Debug)]
 pub struct Local {
-    pub runtime: Arc<Runtime>,
-    pub task: Task,
+    pub does: Does,
+    pub by: By,
+    pub model_name: Arc<str>,
     pub goal: Duration,
+    pub texts_max: usize,
+    pub text_bytes_max: usize,
+    /// The use case that it is for, if it is for one.
+    pub template: Option<Arc<Template>>,
+    /// What its answers depend on besides the text, as a digest.
+    pub identity: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Does {
+    /// Vectors of so many numbers.
+    Embed { dims: usize },
+    /// How likely each of these is.
+    Classify { labels: Arc<[String]> },
+}
+
+#[derive(Debug)]
+pub enum By {
+    /// Threads of this process.
+    Here { runtime: Arc<Runtime>, task: Task },
 }
 
 #[derive(Debug)]
@@ -122,6 +147,8 @@ impl Runtimes {
             Some(folder) => self.task(runtime, said, folder)?,
         };
         let settings = &runtime.settings;
+        let template = said.template.as_deref().map(template).transpose()?;
+        let (template, law) = template.map(|(template, law)| (Arc::new(template), law)).unzip();
         let target = Target {
             route: name.into(),
             provider: LOCAL.into(),
@@ -132,9 +159,18 @@ impl Runtimes {
             // What a request may wait in all is its goal: past twice that nobody waits for it.
             total_timeout: settings.bulk_goal.saturating_mul(2),
             work: Some(settings.hold),
+            law: law.flatten(),
         };
-        let goal = said.goal.unwrap_or(settings.goal);
-        let local = Local { runtime: Arc::clone(runtime), task, goal };
+        let local = Local {
+            does: does(runtime, &task),
+            model_name: Arc::clone(&runtime.model_name),
+            goal: said.goal.unwrap_or(settings.goal),
+            texts_max: settings.texts_max,
+            text_bytes_max: runtime.text_bytes_max(),
+            identity: identity_of(runtime, &task, template.as_deref()),
+            template,
+            by: By::Here { runtime: Arc::clone(runtime), task },
+        };
         Ok(Route {
             target: Arc::new(target),
             server: Server::Local(Arc::new(local)),
@@ -161,6 +197,50 @@ impl Runtimes {
         let cascade = Arc::new(cascade.map_err(|error| error.to_string())?);
         let first = Arc::clone(self.0.get(HASHED).ok_or("the hashed runtime is not there")?);
         Ok(Task::Cascade { first, hashed: hashed(&classifier)?, cascade })
+    }
+}
+
+/// A template, and the policy that comes with it.
+fn template(folder: &Path) -> Result<(Template, Option<Arc<Law>>), String> {
+    let template = Template::load(folder).map_err(|error| format!("template: {error}"))?;
+    let law = template.policy().map(|folder| laws::in_folder(&folder).map(Arc::new)).transpose();
+    let law = law.map_err(|why| format!("template: its policy {why}"))?;
+    Ok((template, law))
+}
+
+fn does(runtime: &Runtime, task: &Task) -> Does {
+    match task {
+        Task::Embed => Does::Embed { dims: runtime.dims() },
+        Task::Classify(head) | Task::Cascade { hashed: head, .. } => Does::Classify { labels: head.labels().into() },
+    }
+}
+
+/// A digest of all that makes an answer besides the text.
+fn identity_of(runtime: &Runtime, task: &Task, template: Option<&Template>) -> String {
+    let model = runtime.model.as_deref().map_or(HASHED_MODEL, identity);
+    let template = template.map_or("", |template| &template.digest);
+    let (heads, joint) = match task {
+        Task::Embed => (vec![], String::new()),
+        Task::Classify(head) => (vec![head.to_bytes()], String::new()),
+        Task::Cascade { cascade, .. } => (
+            vec![cascade.hashed().to_bytes(), cascade.encoder().to_bytes()],
+            format!("{:?} {}", cascade.mix(), cascade.threshold()),
+        ),
+    };
+    let parts = [model.as_bytes(), template.as_bytes(), joint.as_bytes()];
+    let parts: Vec<&[u8]> = parts.into_iter().chain(heads.iter().map(Vec::as_slice)).collect();
+    // Each with its length before it, so that no two lists are the same bytes.
+    let lengths: Vec<u8> = parts.iter().flat_map(|part| (part.len() as u64).to_le_bytes()).collect();
+    hex(&sha256(&[&[lengths.as_slice()], parts.as_slice()].concat()))
+}
+
+// === impl Local ===
+
+impl Local {
+    /// No more tokens than this are read of it, where that can be told.
+    pub fn tokens_of(&self, texts: &[String]) -> Option<u64> {
+        let By::Here { runtime, .. } = &self.by;
+        runtime.tokens_of(texts)
     }
 }
 
@@ -229,6 +309,19 @@ impl Runtime {
 /// By what a head knows the model whose vectors it reads.
 pub fn identity(model: &Model) -> &str {
     &model.manifest().files.onnx
+}
+
+impl Runtime {
+    fn dims(&self) -> usize {
+        self.model.as_ref().map_or(tollgate_runtime::head::ngrams::EMBED_DIMS, |model| model.dims())
+    }
+
+    fn text_bytes_max(&self) -> usize {
+        match self.model {
+            Some(_) => tollgate_runtime::encoder::TEXT_BYTES_MAX,
+            None => tollgate_runtime::head::ngrams::TEXT_BYTES_MAX,
+        }
+    }
 }
 
 impl std::fmt::Debug for Runtime {

@@ -24,6 +24,7 @@ mod receipts;
 mod reconcile;
 mod refusals;
 mod rivals;
+mod runs;
 mod scripted;
 mod wire;
 mod world;

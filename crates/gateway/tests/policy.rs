@@ -11,7 +11,7 @@ use crate::scripted::{ANSWER, Reply, Scripted};
 use crate::world::{Answer, Setup, World, ask, ask_stream, bearer};
 
 /// The body of the module that decides.
-fn bundle(rules: &str) -> Vec<u8> {
+pub fn bundle(rules: &str) -> Vec<u8> {
     packed(&[("tollgate/admission.rego", &format!("package tollgate.admission\n{rules}\n"))])
 }
 

@@ -48,6 +48,7 @@ names! {
         Chat = "chat",
         Embeddings = "embeddings",
         Classify = "classify",
+        Run = "run",
         Models = "models",
         Receipt = "receipt",
         ListUsage = "list_usage",

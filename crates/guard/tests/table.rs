@@ -103,7 +103,7 @@ fn is(letter: char, who: Who<'_>, act: Act) -> bool {
                 || letter == 'k'
                     && match act {
                         Act::Chat => scopes.chat,
-                        Act::Embeddings | Act::Classify => scopes.embeddings,
+                        Act::Embeddings | Act::Classify | Act::Run => scopes.embeddings,
                         Act::Models => scopes.models,
                         _ => false,
                     }

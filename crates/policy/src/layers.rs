@@ -1,4 +1,4 @@
-//! Platform, plan and tenant: each has its say, and a lower one can only narrow. A request passes if every layer that has a
+//! Platform, plan, tenant and, for a run of one, template: each has its say, and a lower one can only narrow. A request passes if every layer that has a
 //! bundle lets it pass, with the obligations of all of them.
 //!
 //! Where no layer reads the clock, what was decided is remembered: by all that the bundles can read, and nothing else.
@@ -26,6 +26,8 @@ pub enum Layer {
     Platform,
     Plan,
     Tenant,
+    /// A use case's own, which comes with it.
+    Template,
 }
 
 /// The bundles that a tenant's requests fall under.
@@ -38,6 +40,8 @@ pub struct Layers {
     remembered: Mutex<HashMap<Box<[u8]>, Arc<Decision>, RandomState>>,
     /// Patterns that were asked for: to compile them takes longer than to decide.
     redactors: Mutex<BTreeMap<BTreeSet<Redaction>, Arc<Redactor>>>,
+    /// These and a template's, for those that were asked for.
+    with_templates: Mutex<Vec<(Arc<Law>, Arc<Layers>)>>,
 }
 
 /// What all layers together say.
@@ -49,6 +53,8 @@ pub enum Decision {
 
 /// More different sets of patterns are not kept.
 const REDACTORS_MAX: usize = 64;
+/// The same of templates.
+const TEMPLATES_MAX: usize = 64;
 
 /// Whose bundle refuses, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +72,7 @@ impl Layer {
             Self::Platform => "platform",
             Self::Plan => "plan",
             Self::Tenant => "tenant",
+            Self::Template => "template",
         }
     }
 }
@@ -102,7 +109,30 @@ impl Layers {
             digest.add(law.as_ref().map_or(&[], |law| &law.fingerprint.0));
             fields = fields.union(law.as_ref().map_or(Fields::NONE, |law| law.fields));
         }
-        Self { laws, fingerprint: digest.finish(), fields, remembered: Mutex::default(), redactors: Mutex::default() }
+        Self {
+            laws,
+            fingerprint: digest.finish(),
+            fields,
+            remembered: Mutex::default(),
+            redactors: Mutex::default(),
+            with_templates: Mutex::default(),
+        }
+    }
+
+    /// These, and a template's below them. Made once, so that what they decide is remembered.
+    pub fn with_template(&self, law: &Arc<Law>) -> Arc<Self> {
+        let mut known = self.with_templates.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, layers)) = known.iter().find(|(of, _)| Arc::ptr_eq(of, law)) {
+            return Arc::clone(layers);
+        }
+        let template = (Layer::Template, Some(Arc::clone(law)));
+        let layers = Arc::new(Self::new(self.laws.iter().cloned().chain([template])));
+        if known.len() >= TEMPLATES_MAX {
+            // Of templates that were loaded anew the old ones are never asked for again.
+            known.clear();
+        }
+        known.push((Arc::clone(law), Arc::clone(&layers)));
+        layers
     }
 
     /// Whether anybody has a say at all.

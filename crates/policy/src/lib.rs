@@ -10,6 +10,7 @@ pub mod archive;
 pub mod bundle;
 pub mod explain;
 pub mod fingerprint;
+pub mod folder;
 pub mod import;
 pub mod law;
 pub mod layers;

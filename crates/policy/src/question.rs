@@ -18,7 +18,7 @@ pub struct Question<'a> {
     pub key: &'a str,
     /// The id that stands for one of the tenant's own users, if the request named one.
     pub end_user: Option<&'a str>,
-    /// `chat`, `embeddings` or `classify`.
+    /// `chat`, `embeddings`, `classify` or `runs`.
     pub surface: &'a str,
     /// The name that was asked for.
     pub route: &'a str,
@@ -104,7 +104,7 @@ pub static FIELDS: [Field; 19] = [
     field(["principal", "end_user"], Kind::Text, "the id that stands for the tenant's own user, if named", |q| {
         optional(q.end_user)
     }),
-    field(["request", "surface"], Kind::Text, "chat, embeddings or classify", |q| Answer::Text(q.surface)),
+    field(["request", "surface"], Kind::Text, "chat, embeddings, classify or runs", |q| Answer::Text(q.surface)),
     field(["request", "route"], Kind::Text, "the model as it was asked for", |q| Answer::Text(q.route)),
     field(["request", "model"], Kind::Text, "the provider's name for it", |q| Answer::Text(q.model)),
     field(["request", "provider"], Kind::Text, "who works on it first", |q| Answer::Text(q.provider)),

@@ -1,13 +1,13 @@
 //! A classifier as a folder: a head that reads texts, one that reads an encoder's vectors, and how they are joined. Whoever
 //! trains writes the bytes that [`Classifier::files`] gives; [`Classifier::load`] reads them again.
 
-use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::bounded::{ReadError, read_if_there};
 use crate::head::cascade::{Cascade, CascadeError, Costs, Mix, Point, best_within, fit_mix, pareto};
 use crate::head::rows::Row;
 use crate::head::train::{Progress, Report, Settings, Source, TrainError, train};
@@ -64,10 +64,8 @@ const NOMINAL: Costs = Costs { hashed: 1.0, encoder: 100.0 };
 
 #[derive(Debug, Error)]
 pub enum ClassifierError {
-    #[error("cannot read {}: {source}", path.display())]
-    Read { path: PathBuf, source: io::Error },
-    #[error("{} has {bytes} bytes, more than the {HEAD_BYTES_MAX} that are read: is it the right file?", path.display())]
-    TooLarge { path: PathBuf, bytes: u64 },
+    #[error(transparent)]
+    Read(#[from] ReadError),
     #[error("{}: {source}", path.display())]
     Head { path: PathBuf, source: HeadError },
     #[error("{}: {reason}", path.display())]
@@ -82,7 +80,7 @@ impl Classifier {
     pub fn load(folder: &Path) -> Result<Self, ClassifierError> {
         let head = |name: &str| {
             let path = folder.join(name);
-            let Some(bytes) = read(&path)? else { return Ok(None) };
+            let Some(bytes) = read_if_there(&path, HEAD_BYTES_MAX)? else { return Ok(None) };
             Head::from_bytes(&bytes).map(Some).map_err(|source| ClassifierError::Head { path, source })
         };
         let (hashed, encoder) = (head(HASHED_FILE)?, head(ENCODER_FILE)?);
@@ -90,7 +88,7 @@ impl Classifier {
             return Err(ClassifierError::Empty { folder: folder.to_owned() });
         }
         let path = folder.join(CASCADE_FILE);
-        let joint = match read(&path)? {
+        let joint = match read_if_there(&path, HEAD_BYTES_MAX)? {
             None => None,
             Some(bytes) => {
                 let joint = serde_json::from_slice::<Joint>(&bytes);
@@ -145,17 +143,4 @@ impl Classifier {
         let Joint { mix, threshold: fitted } = self.joint?;
         Some(Cascade::new(hashed, encoder, mix, threshold.unwrap_or(fitted)))
     }
-}
-
-/// A file's bytes, or nothing where there is no such file.
-fn read(path: &Path) -> Result<Option<Vec<u8>>, ClassifierError> {
-    let failed = |source| ClassifierError::Read { path: path.to_owned(), source };
-    let size = match std::fs::metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        found => found.map_err(failed)?.len(),
-    };
-    if size > HEAD_BYTES_MAX as u64 {
-        return Err(ClassifierError::TooLarge { path: path.to_owned(), bytes: size });
-    }
-    std::fs::read(path).map(Some).map_err(failed)
 }

@@ -16,12 +16,11 @@ mod onnx;
 mod quantize;
 mod runs;
 
-use std::fs::File;
-use std::io::{self, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
+use crate::bounded::{ReadError, read_bounded};
 use manifest::{MANIFEST_FILE, Manifest, ONNX_FILE, TOKENIZER_FILE, sha256};
 use rten::ModelOptions;
 use thiserror::Error;
@@ -32,8 +31,8 @@ use tokenizers::Tokenizer;
 pub const TEXT_BYTES_MAX: usize = 16 * 1024;
 
 /// The largest file that is read: the f32 weights of a model ten times the size of the one we ship with.
-const FILE_BYTES_MAX: u64 = 1 << 30;
-const TOKENIZER_BYTES_MAX: u64 = 64 << 20;
+const FILE_BYTES_MAX: usize = 1 << 30;
+const TOKENIZER_BYTES_MAX: usize = 64 << 20;
 
 /// A converted model, read and verified: its tokenizer, and weights for as many engines as are wanted.
 pub struct Model {
@@ -67,10 +66,8 @@ pub struct TextTooLong {
 /// Why a model can be neither converted nor loaded.
 #[derive(Debug, Error)]
 pub enum ModelError {
-    #[error("cannot read {}: {source}", path.display())]
-    Read { path: PathBuf, source: io::Error },
-    #[error("{} has {bytes} bytes, more than the {max} that are read: is it the right file?", path.display())]
-    TooLarge { path: PathBuf, bytes: u64, max: u64 },
+    #[error(transparent)]
+    Read(#[from] ReadError),
     /// A file is damaged, or of another format.
     #[error("{file} is not what it should be: {reason}")]
     Malformed { file: &'static str, reason: String },
@@ -94,9 +91,9 @@ pub enum ModelError {
 impl Model {
     /// A folder that [`convert::Converted::files`] were written to. Digests first: nothing is parsed that was not converted here.
     pub fn load(folder: &Path) -> Result<Arc<Self>, ModelError> {
-        let manifest = Manifest::parse(&read(&folder.join(MANIFEST_FILE), manifest::BYTES_MAX)?)?;
-        let onnx = read(&folder.join(ONNX_FILE), FILE_BYTES_MAX)?;
-        let tokenizer = read(&folder.join(TOKENIZER_FILE), TOKENIZER_BYTES_MAX)?;
+        let manifest = Manifest::parse(&read_bounded(&folder.join(MANIFEST_FILE), manifest::BYTES_MAX)?)?;
+        let onnx = read_bounded(&folder.join(ONNX_FILE), FILE_BYTES_MAX)?;
+        let tokenizer = read_bounded(&folder.join(TOKENIZER_FILE), TOKENIZER_BYTES_MAX)?;
         Self::from_bytes(manifest, onnx, &tokenizer)
     }
 
@@ -156,19 +153,6 @@ impl Tokens {
         }
         self
     }
-}
-
-/// The whole of a file that is not larger than expected.
-fn read(path: &Path, max: u64) -> Result<Vec<u8>, ModelError> {
-    let failed = |source| ModelError::Read { path: path.to_owned(), source };
-    let file = File::open(path).map_err(failed)?;
-    let bytes = file.metadata().map_err(failed)?.len();
-    if bytes > max {
-        return Err(ModelError::TooLarge { path: path.to_owned(), bytes, max });
-    }
-    let mut content = Vec::new();
-    file.take(max).read_to_end(&mut content).map_err(failed)?;
-    Ok(content)
 }
 
 fn same(file: &'static str, expected: &str, bytes: &[u8]) -> Result<(), ModelError> {

@@ -125,6 +125,16 @@ enum Weights {
     },
 }
 
+/// The `k` likeliest labels, the likeliest first; `probabilities` in the order of `labels`.
+pub fn likeliest<'a>(labels: &'a [String], probabilities: &[f32], k: usize) -> Vec<Guess<'a>> {
+    let mut guesses: Vec<Guess<'a>> =
+        labels.iter().zip(probabilities).map(|(label, &probability)| Guess { label, probability }).collect();
+    // Stable: of equals, the first label.
+    guesses.sort_by(|a, b| b.probability.total_cmp(&a.probability));
+    guesses.truncate(k);
+    guesses
+}
+
 // === impl Head ===
 
 impl Head {
@@ -141,16 +151,6 @@ impl Head {
     /// shares in the training say something.
     pub fn classify(&self, features: Features<'_>) -> Result<Vec<f32>, ClassifyError> {
         Ok(calibrate::probabilities(&self.scores(features)?, self.about.temperature))
-    }
-
-    /// The `k` likeliest labels, the likeliest first.
-    pub fn top<'a>(&'a self, probabilities: &[f32], k: usize) -> Vec<Guess<'a>> {
-        let mut guesses: Vec<Guess<'a>> =
-            self.labels().iter().zip(probabilities).map(|(label, &probability)| Guess { label, probability }).collect();
-        // Stable: of equals, the first label.
-        guesses.sort_by(|a, b| b.probability.total_cmp(&a.probability));
-        guesses.truncate(k);
-        guesses
     }
 
     /// Scores before temperature and softmax.

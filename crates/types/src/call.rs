@@ -8,6 +8,8 @@ pub enum Surface {
     Chat,
     Embeddings,
     Classify,
+    /// A template's: an input that its schema describes, answered by a classifier.
+    Runs,
 }
 
 /// The caller's own bound on output, if it sent one.
@@ -51,6 +53,7 @@ impl Surface {
             Self::Chat => "chat",
             Self::Embeddings => "embeddings",
             Self::Classify => "classify",
+            Self::Runs => "runs",
         }
     }
 }

@@ -21,15 +21,15 @@ pub struct Connection {
         global = true,
         help_heading = "Connection"
     )]
-    pub admin_key: Option<AdminKey>,
+    pub admin_key: Option<SecretKey>,
     /// Number of the approval by which it is done, where a second human was needed
     #[arg(long, value_name = "ID", global = true, help_heading = "Connection")]
     pub approval: Option<String>,
 }
 
-/// The key itself, or where it lies. Never printed.
+/// A key itself, or where it lies. Never printed.
 #[derive(Clone, PartialEq, Eq)]
-pub struct AdminKey(String);
+pub struct SecretKey(String);
 
 // === impl Connection ===
 
@@ -59,31 +59,31 @@ impl Connection {
     }
 }
 
-// === impl AdminKey ===
+// === impl SecretKey ===
 
-impl AdminKey {
+impl SecretKey {
     /// The key itself.
     pub fn new(key: &str) -> Self {
         Self(key.to_owned())
     }
 
-    fn read(&self) -> Result<String, Failure> {
+    /// The key, from wherever it lies.
+    pub fn read(&self) -> Result<String, Failure> {
         let Some(path) = self.0.strip_prefix("file:") else { return Ok(self.0.clone()) };
         let read = std::fs::read_to_string(path);
-        let key =
-            read.map_err(|error| Failure::Arguments(format!("cannot read the admin key from {path}: {error}")))?;
+        let key = read.map_err(|error| Failure::Arguments(format!("cannot read the key from {path}: {error}")))?;
         Ok(key.trim().to_owned())
     }
 }
 
-impl FromStr for AdminKey {
+impl FromStr for SecretKey {
     type Err = std::convert::Infallible;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         Ok(Self(text.to_owned()))
     }
 }
 
-impl fmt::Debug for AdminKey {
+impl fmt::Debug for SecretKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("[redacted]")
     }

@@ -12,7 +12,7 @@ use serde::Serialize;
 use tollgate_store::vault::MasterKey;
 use tollgate_types::{Clock, Timestamp};
 
-use super::connection::AdminKey;
+use super::connection::SecretKey;
 use super::{Answer, Connection, Failure};
 use crate::config::{Config, ConfigError, Environment};
 
@@ -57,7 +57,7 @@ impl DoctorArgs {
                 findings.push(reach::provider(provider).await);
             }
             self.connection.url_if_unsaid(|| address(config));
-            self.connection.admin_key.get_or_insert_with(|| AdminKey::new(config.admin_key.expose()));
+            self.connection.admin_key.get_or_insert_with(|| SecretKey::new(config.admin_key.expose()));
         }
         findings.extend(gateway(&self.connection).await);
         let newest = config.ok().and_then(|config| disk::newest_write(&config.store.dir));

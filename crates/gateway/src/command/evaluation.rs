@@ -17,20 +17,24 @@ use tollgate_runtime::head::figures::{Figures, figures};
 use tollgate_runtime::head::rows::Row;
 use tollgate_runtime::head::split::held_out;
 use tollgate_runtime::head::{Features, Head};
+use tollgate_runtime::template::{Manifest, Success, TemplateError};
 use tollgate_types::Usage;
 use tollgate_types::clock::{CpuStopwatch, Stopwatch};
 
 use super::progress::{end_progress, show_progress};
 use super::runtime::{told, write};
 use super::table::{Column, table};
-use super::template::{percent, read_rows, trained};
+use super::template::{loaded, percent, read_rows, trained};
 use super::{Answer, Failure};
 
 #[derive(Debug, clap::Args)]
 pub struct EvalArgs {
+    /// Folder of a use case: its examples are learned from, and its eval set is what it is judged by
+    #[arg(value_name = "TEMPLATE", required_unless_present = "rows", conflicts_with_all = ["rows", "test"])]
+    template: Option<PathBuf>,
     /// Labelled texts to learn from, as for `train`
     #[arg(long, value_name = "FILE")]
-    rows: PathBuf,
+    rows: Option<PathBuf>,
     /// Labelled texts to be judged by; without it a fifth of the rows is held out: whole groups, where rows have one
     #[arg(long, value_name = "FILE")]
     test: Option<PathBuf>,
@@ -40,6 +44,9 @@ pub struct EvalArgs {
     /// Decides which rows are held out
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Where public data sets lie: a use case that names one is judged by that, too
+    #[arg(long, value_name = "DIR", env = "TOLLGATE_DATA_DIR")]
+    data: Option<PathBuf>,
     /// Draw how right against how dear, as SVG
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
@@ -56,6 +63,8 @@ struct Way {
     p99_ms: f64,
     cpu_us: f64,
     usd_per_1k: String,
+    /// The share of answers that are sure enough to need nobody's look, where the use case says how sure that is.
+    answered: Option<f64>,
     /// Beside asking the encoder about everything.
     relative_cost: Option<f64>,
     /// The one that was chosen on rows of those it learned from.
@@ -73,37 +82,151 @@ const HELD_OUT: f64 = 0.2;
 
 impl EvalArgs {
     pub fn run(&self) -> Result<Answer, Failure> {
-        let (learned, asked) = self.rows()?;
         let model = self.model.as_deref().map(|folder| Model::load(folder).map_err(|error| told(folder, &error)));
-        let model = model.transpose()?;
-        let (classifier, _) = trained(&learned, model.as_ref(), self.seed).map_err(|why| told(&self.rows, &why))?;
-        let mut ways = Vec::new();
-        if let Some(head) = &classifier.hashed {
-            ways.push(self.measured("hashed", &asked, head, |text| Ok((hashed(head, text)?, None)))?);
+        let judge = Judge { seed: self.seed, model: model.transpose()? };
+        if let Some(folder) = &self.template {
+            return self.of_template(folder, &judge);
         }
-        if let (Some(model), Some(head)) = (&model, &classifier.encoder) {
-            let engine = Engine::new(Arc::clone(model));
-            ways.push(self.measured("encoder", &asked, head, |text| {
-                let (vector, cpu) = embedded(model, &engine, text)?;
-                Ok((encoded(head, &vector)?, Some(cpu)))
-            })?);
-            ways.extend(self.cascades(&classifier, model, &engine, &asked)?);
-        }
-        compare(&mut ways);
-        if let Some(path) = &self.plot {
-            draw(path, &ways)?;
-        }
-        Ok(shown(&ways, learned.len(), asked.len()))
+        let file = self.rows.as_ref().ok_or_else(|| Failure::Arguments("name a template, or --rows".to_owned()))?;
+        let worth = judge.judged(&self.split(file, self.test.as_deref())?, None)?;
+        self.draw(&worth)?;
+        Ok(Answer::new(worth.shown(), &worth))
     }
 
-    fn rows(&self) -> Result<(Vec<Row>, Vec<Row>), Failure> {
-        let rows = read_rows(&self.rows)?;
-        if let Some(test) = &self.test {
-            return Ok((rows, read_rows(test)?));
+    /// By its own eval set, by which it must be worth what it says; then by the public data that it names, if that is here.
+    fn of_template(&self, folder: &Path, judge: &Judge) -> Result<Answer, Failure> {
+        let failed = |error: TemplateError| Failure::Failed(error.to_string());
+        let template = loaded(folder)?;
+        let Manifest { id, version, data, success, output, .. } = &template.manifest;
+        let rows = Split { learned: template.examples().map_err(failed)?, asked: template.eval_set().map_err(failed)? };
+        let own = judge.judged(&rows, Some(output.review_below))?;
+        let held = held_to(success, own.best());
+        let passed = held.iter().all(|check| check.holds);
+        let mut text = format!("{id} {version}, by its own eval set\n{}\n{}", own.shown(), shown_checks(&held));
+        let public = match (&data.public, &self.data) {
+            (Some(public), Some(dir)) => {
+                let split =
+                    self.split(&dir.join(&public.rows), public.test.as_ref().map(|test| dir.join(test)).as_deref())?;
+                let worth = judge.judged(&split, None)?;
+                let _ = write!(text, "\n\n{id} {version}, by {}\n{}", public.name, worth.shown());
+                Some((&public.name, worth))
+            }
+            (Some(public), None) => {
+                let _ = write!(text, "\n\nTOLLGATE_DATA_DIR is not set, so it was not judged by {}, too.", public.name);
+                None
+            }
+            (None, _) => None,
+        };
+        self.draw(public.as_ref().map_or(&own, |(_, worth)| worth))?;
+        let public = public.map(|(name, worth)| json!({ "name": name, "worth": worth }));
+        let json = json!({ "template": id, "version": version, "own": own, "success": held, "public": public });
+        Ok(Answer::new(text, &json).passed_if(passed))
+    }
+
+    fn split(&self, rows: &Path, test: Option<&Path>) -> Result<Split, Failure> {
+        let rows = read_rows(rows)?;
+        if let Some(test) = test {
+            return Ok(Split { learned: rows, asked: read_rows(test)? });
         }
         let split = held_out(&rows, HELD_OUT, self.seed);
         let of = |numbers: &[usize]| numbers.iter().map(|number| rows[*number].clone()).collect::<Vec<_>>();
-        Ok((of(&split.kept), of(&split.held)))
+        Ok(Split { learned: of(&split.kept), asked: of(&split.held) })
+    }
+
+    fn draw(&self, worth: &Worth) -> Result<(), Failure> {
+        self.plot.as_deref().map_or(Ok(()), |path| draw(path, &worth.ways))
+    }
+}
+
+/// What is learned from, and what is judged by.
+struct Split {
+    learned: Vec<Row>,
+    asked: Vec<Row>,
+}
+
+/// What each way to answer is worth.
+#[derive(Debug, Serialize)]
+struct Worth {
+    learned: usize,
+    asked: usize,
+    ways: Vec<Way>,
+}
+
+struct Judge {
+    seed: u64,
+    model: Option<Arc<Model>>,
+}
+
+/// One of the things that a use case must be worth.
+#[derive(Debug, Serialize)]
+struct Check {
+    what: &'static str,
+    wanted: f64,
+    found: f64,
+    holds: bool,
+}
+
+fn held_to(success: &Success, way: &Way) -> Vec<Check> {
+    let least = |what, wanted: Option<f64>, found: f64| {
+        wanted.map(|wanted| Check { what, wanted, found, holds: found >= wanted })
+    };
+    let most = |what, wanted: Option<f64>, found: f64| {
+        wanted.map(|wanted| Check { what, wanted, found, holds: found <= wanted })
+    };
+    let usd = way.usd_per_1k.parse::<f64>().map_or(f64::INFINITY, |usd| usd / 1_000.0);
+    let checks = [
+        least("accuracy", success.accuracy_min, way.figures.accuracy.value),
+        least("macro-F1", success.macro_f1_min, way.figures.macro_f1.value),
+        least("answered without a look", success.answered_min, way.answered.unwrap_or(1.0)),
+        most("p99 ms", success.p99_ms_max, way.p99_ms),
+        most("USD per run", success.usd_per_run_max, usd),
+    ];
+    checks.into_iter().flatten().collect()
+}
+
+fn shown_checks(checks: &[Check]) -> String {
+    let columns = [Column::Text("MUST BE"), Column::Number("BOUND"), Column::Number("FOUND"), Column::Text("HOLDS")];
+    let row = |check: &Check| {
+        let Check { what, wanted, found, holds } = check;
+        let number = |number: f64| if number < 0.001 { format!("{number:.10}") } else { format!("{number:.4}") };
+        vec![(*what).to_owned(), number(*wanted), number(*found), if *holds { "yes" } else { "NO" }.to_owned()]
+    };
+    table(&columns, checks.iter().map(row).collect(), "it says nothing of what it must be worth")
+}
+
+// === impl Worth ===
+
+impl Worth {
+    /// The way that would be taken: the cascade as it was fitted, or without an encoder the hashed head.
+    fn best(&self) -> &Way {
+        self.ways.iter().find(|way| way.chosen).or(self.ways.first()).expect("a classifier has a hashed head")
+    }
+
+    fn shown(&self) -> String {
+        shown(&self.ways, self.learned, self.asked)
+    }
+}
+
+// === impl Judge ===
+
+impl Judge {
+    fn judged(&self, rows: &Split, review_below: Option<f32>) -> Result<Worth, Failure> {
+        let Split { learned, asked } = rows;
+        let (classifier, _) = trained(learned, self.model.as_ref(), self.seed)?;
+        let mut ways = Vec::new();
+        if let Some(head) = &classifier.hashed {
+            ways.push(self.measured("hashed", asked, head, review_below, |text| Ok((hashed(head, text)?, None)))?);
+        }
+        if let (Some(model), Some(head)) = (&self.model, &classifier.encoder) {
+            let engine = Engine::new(Arc::clone(model));
+            ways.push(self.measured("encoder", asked, head, review_below, |text| {
+                let (vector, cpu) = embedded(model, &engine, text)?;
+                Ok((encoded(head, &vector)?, Some(cpu)))
+            })?);
+            ways.extend(self.cascades(&classifier, model, &engine, asked, review_below)?);
+        }
+        compare(&mut ways);
+        Ok(Worth { learned: learned.len(), asked: asked.len(), ways })
     }
 
     fn cascades(
@@ -112,6 +235,7 @@ impl EvalArgs {
         model: &Arc<Model>,
         engine: &Engine,
         asked: &[Row],
+        review_below: Option<f32>,
     ) -> Result<Vec<Way>, Failure> {
         let Some(joint) = classifier.joint else { return Ok(Vec::new()) };
         let mut thresholds: Vec<f32> = SHOWN.into_iter().filter(|shown| *shown != joint.threshold).collect();
@@ -122,7 +246,7 @@ impl EvalArgs {
             let Some(cascade) = classifier.cascade(Some(threshold)) else { continue };
             let cascade: Cascade = cascade.map_err(|error| Failure::Failed(error.to_string()))?;
             let name = format!("cascade at {threshold:.2}");
-            let mut way = self.measured(&name, asked, cascade.hashed(), |text| {
+            let mut way = self.measured(&name, asked, cascade.hashed(), review_below, |text| {
                 match cascade.judge(hashed(cascade.hashed(), text)?) {
                     First::Answer(answer) => Ok((answer.probabilities, None)),
                     First::Escalate(scores) => {
@@ -144,11 +268,12 @@ impl EvalArgs {
         name: &str,
         asked: &[Row],
         head: &Head,
+        review_below: Option<f32>,
         mut ask: impl FnMut(&str) -> Result<(Vec<f32>, Option<Duration>), Failure>,
     ) -> Result<Way, Failure> {
         let labels = head.labels();
         let (mut probabilities, mut truth, mut took) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut cpu, mut escalated) = (Duration::ZERO, 0);
+        let (mut cpu, mut escalated, mut sure) = (Duration::ZERO, 0, 0);
         for (number, row) in asked.iter().enumerate() {
             if number.is_multiple_of(100) {
                 show_progress(&format!("{name}: {number} of {} texts", asked.len()));
@@ -158,6 +283,8 @@ impl EvalArgs {
             cpu += busy.elapsed() + by_encoder.unwrap_or_default();
             took.push(since.elapsed());
             escalated += usize::from(by_encoder.is_some());
+            let confidence = answer.iter().copied().fold(0.0, f32::max);
+            sure += usize::from(review_below.is_some_and(|least| confidence >= least));
             // A label that was never seen cannot be answered: it is wrong whatever is said.
             truth.push(labels.binary_search(&row.label).unwrap_or(labels.len()));
             probabilities.push(answer);
@@ -179,6 +306,7 @@ impl EvalArgs {
             p99_ms: quantile(0.99),
             cpu_us,
             usd_per_1k: usd_per_1k(cpu_us),
+            answered: review_below.map(|_| sure as f64 / texts),
             relative_cost: None,
             chosen: false,
             on_frontier: false,
@@ -224,7 +352,7 @@ fn compare(ways: &mut [Way]) {
     }
 }
 
-fn shown(ways: &[Way], learned: usize, asked: usize) -> Answer {
+fn shown(ways: &[Way], learned: usize, asked: usize) -> String {
     let columns = [
         Column::Text("WAY"),
         Column::Text("ACCURACY %"),
@@ -256,8 +384,7 @@ fn shown(ways: &[Way], learned: usize, asked: usize) -> Answer {
     let note = format!(
         "Learned from {learned} texts, judged by {asked} others; intervals of 95 %. Threshold and mix were chosen on texts of the first."
     );
-    let text = format!("{}\n{note}", table(&columns, ways.iter().map(row).collect(), "nothing was measured"));
-    Answer::new(text, &json!({ "learned": learned, "asked": asked, "ways": ways }))
+    format!("{}\n{note}", table(&columns, ways.iter().map(row).collect(), "nothing was measured"))
 }
 
 /// How right against how dear, the frontier joined by a line.

@@ -7,7 +7,7 @@ use tollgate_client::{AdminClient, ClientError, DecisionQuery, Policy, PolicyDec
 use tollgate_policy::explain::Explanation;
 use tollgate_policy::mutate::{self, Mutant};
 use tollgate_policy::trial::{Coverage, Outcome, Trial};
-use tollgate_policy::{Bundle, File, Law, Obligations, Verdict, archive, bundle, law};
+use tollgate_policy::{Bundle, Law, Obligations, Verdict, archive, folder, law};
 use tollgate_types::{PlanId, TenantId};
 
 use super::table::{Column, or_none, table};
@@ -125,7 +125,7 @@ impl PolicyArgs {
             Action::Eval { bundle, inputs } => eval(&bundle, &inputs),
             Action::Push { bundle, of } => {
                 let archive = match bundle.is_dir() {
-                    true => archive::pack(&files(&bundle)?).map_err(failed)?,
+                    true => archive::pack(&folder::files(&bundle).map_err(failed)?).map_err(failed)?,
                     false => read(&bundle)?,
                 };
                 let policy = self.connection.client()?.push_policy(&of.asked(), archive).await?;
@@ -259,6 +259,11 @@ async fn decision(client: &AdminClient, request: String) -> Result<PolicyDecisio
 
 /// The bundle that refused a request; or, where none did, the narrowest that is in force for it.
 async fn nearest(client: &AdminClient, of: &PolicyDecision) -> Result<Bundle, Failure> {
+    if of.layer.as_deref() == Some("template") {
+        let what =
+            "the policy that comes with the template refused it: ask `tollgate policy eval` with the folder of that";
+        return Err(Failure::Failed(what.to_owned()));
+    }
     let layers = [
         ("tenant", PolicyOf { tenant: Some(of.tenant.clone()), ..PolicyOf::default() }),
         ("plan", PolicyOf { plan: Some(of.plan.clone()), ..PolicyOf::default() }),
@@ -349,7 +354,7 @@ fn diff(old: Option<&Law>, new: &Law, decisions: &[PolicyDecision]) -> Result<An
 
 fn bundle_at(path: &Path) -> Result<Bundle, Failure> {
     match path.is_dir() {
-        true => Bundle::from_files(&files(path)?).map_err(failed),
+        true => folder::bundle(path).map_err(failed),
         false => Bundle::from_archive(&read(path)?).map_err(failed),
     }
 }
@@ -358,40 +363,8 @@ fn failed(error: impl std::fmt::Display) -> Failure {
     Failure::Failed(error.to_string())
 }
 
-/// What lies in a folder and all below it, but for what is hidden there: of that, a bundle has its manifest and signatures.
-fn files(dir: &Path) -> Result<Vec<File>, Failure> {
-    let mut files = Vec::new();
-    let mut folders = vec![dir.to_path_buf()];
-    while let Some(folder) = folders.pop() {
-        let unreadable = |error: std::io::Error| failed(format!("{}: {error}", folder.display()));
-        for entry in std::fs::read_dir(&folder).map_err(unreadable)? {
-            let entry = entry.map_err(unreadable)?;
-            let (path, kind) = (entry.path(), entry.file_type().map_err(unreadable)?);
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if name.starts_with('.') && name != bundle::MANIFEST && name != bundle::SIGNATURES {
-                continue;
-            }
-            if kind.is_dir() {
-                folders.push(path);
-                continue;
-            }
-            let inside = path.strip_prefix(dir).map_err(failed)?;
-            let inside = inside.to_str().ok_or_else(|| Failure::Failed(format!("{}: not UTF-8", path.display())))?;
-            files.push(File { path: inside.to_owned(), bytes: read(&path)? });
-            bundle::check_size(&files).map_err(failed)?;
-        }
-    }
-    Ok(files)
-}
-
-/// A file that is no larger than a bundle may be.
 fn read(path: &Path) -> Result<Vec<u8>, Failure> {
-    let unreadable = |error: std::io::Error| failed(format!("{}: {error}", path.display()));
-    let bytes = std::fs::metadata(path).map_err(unreadable)?.len();
-    if bytes > bundle::BYTES_MAX as u64 {
-        return Err(Failure::Failed(format!("{}: {}", path.display(), tollgate_policy::BundleError::TooLarge)));
-    }
-    std::fs::read(path).map_err(unreadable)
+    folder::read(path).map_err(failed)
 }
 
 fn listed(policies: &[Policy]) -> String {

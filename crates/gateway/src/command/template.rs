@@ -1,4 +1,5 @@
-//! `tollgate template`: classifiers made from labelled texts. Needs no gateway.
+//! `tollgate template`: use cases as folders, and classifiers made from their examples or from other labelled texts. Needs no
+//! gateway.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -6,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::json;
+use tollgate_runtime::bounded::read_bounded;
 use tollgate_runtime::classifier::{Classifier, Encoded, Made};
 use tollgate_runtime::encoder::Model;
 use tollgate_runtime::encoder::engine::Engine;
@@ -13,12 +15,14 @@ use tollgate_runtime::head::cascade::Point;
 use tollgate_runtime::head::figures::Interval;
 use tollgate_runtime::head::rows::{self, FILE_BYTES_MAX, Row};
 use tollgate_runtime::head::train::Report;
+use tollgate_runtime::template::{Manifest, Template, TemplateError};
 
 use super::evaluation::EvalArgs;
 use super::progress::{end_progress, show_progress};
 use super::runtime::{told, write};
 use super::table::{Column, table};
 use super::{Answer, Failure};
+use crate::laws;
 use crate::runtimes::identity;
 
 #[derive(Debug, clap::Args)]
@@ -30,12 +34,18 @@ pub struct TemplateArgs {
 #[derive(Debug, clap::Subcommand)]
 enum Action {
     /// Train a classifier from labelled texts. The same rows and seed give the same bytes
-    #[command(after_help = "Examples:\n  tollgate template train --rows tickets.csv --to classifiers/tickets\n  \
-                            tollgate template train --rows tickets.csv --to classifiers/tickets --model .tollgate/models/all-minilm-l6-v2")]
+    #[command(
+        after_help = "Examples:\n  tollgate template train templates/support-triage --to classifiers/support-triage\n  \
+                            tollgate template train --rows tickets.csv --to classifiers/tickets\n  \
+                            tollgate template train --rows tickets.csv --to classifiers/tickets --model .tollgate/models/all-minilm-l6-v2"
+    )]
     Train {
+        /// Folder of a use case, whose examples are learned from
+        #[arg(value_name = "TEMPLATE", required_unless_present = "rows", conflicts_with = "rows")]
+        template: Option<PathBuf>,
         /// CSV with the columns text and label (or category), JSON Lines or a JSON array with text and label; by its ending
         #[arg(long, value_name = "FILE")]
-        rows: PathBuf,
+        rows: Option<PathBuf>,
         /// The folder of the classifier; it is made
         #[arg(long, value_name = "DIR")]
         to: PathBuf,
@@ -46,9 +56,18 @@ enum Action {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
-    /// Train a classifier and say what it is worth on texts it has not learned from: how right, how fast, how dear
-    #[command(after_help = "Examples:\n  tollgate template eval --rows train.csv --test test.csv\n  \
-                            tollgate template eval --rows reports.json --model .tollgate/models/all-minilm-l6-v2 --plot frontier.svg")]
+    /// See whether a use case holds together: its schema, its policy with its tests, its rows
+    #[command(after_help = "Example:\n  tollgate template check templates/support-triage")]
+    Check {
+        #[arg(value_name = "TEMPLATE")]
+        template: PathBuf,
+    },
+    /// Train a classifier and say what it is worth on texts it has not learned from: how right, how fast, how dear. Of a use case,
+    /// also whether it is worth what it must be; exit code 1 if not
+    #[command(
+        after_help = "Examples:\n  tollgate template eval templates/support-triage\n  tollgate template eval --rows train.csv --test test.csv\n  \
+                            tollgate template eval --rows reports.json --model .tollgate/models/all-minilm-l6-v2 --plot frontier.svg"
+    )]
     Eval(EvalArgs),
 }
 
@@ -57,16 +76,68 @@ enum Action {
 impl TemplateArgs {
     pub fn run(self) -> Result<Answer, Failure> {
         match self.action {
-            Action::Train { rows, to, model, seed } => train(&rows, &to, model.as_deref(), seed),
+            Action::Train { template, rows, to, model, seed } => {
+                let (from, rows) = match (template, rows) {
+                    (Some(folder), _) => {
+                        let rows = loaded(&folder)?.examples().map_err(|error| Failure::Failed(error.to_string()))?;
+                        (folder, rows)
+                    }
+                    (None, file) => {
+                        let file = file.ok_or_else(|| Failure::Arguments("name a template, or --rows".to_owned()))?;
+                        let rows = read_rows(&file)?;
+                        (file, rows)
+                    }
+                };
+                train(&from, &rows, &to, model.as_deref(), seed)
+            }
+            Action::Check { template } => check(&template),
             Action::Eval(eval) => eval.run(),
         }
     }
 }
 
-fn train(file: &Path, to: &Path, model: Option<&Path>, seed: u64) -> Result<Answer, Failure> {
-    let rows = read_rows(file)?;
+/// The use case in a folder.
+pub fn loaded(folder: &Path) -> Result<Template, Failure> {
+    Template::load(folder).map_err(|error| Failure::Failed(error.to_string()))
+}
+
+fn check(folder: &Path) -> Result<Answer, Failure> {
+    let failed = |error: TemplateError| Failure::Failed(error.to_string());
+    let template = loaded(folder)?;
+    let law =
+        template.policy().map(|folder| laws::in_folder(&folder).map_err(|why| told(&folder, &why))).transpose()?;
+    let (examples, asked) = (template.examples().map_err(failed)?, template.eval_set().map_err(failed)?);
+    let labels = rows::labels(&examples);
+    let unknown: Vec<String> = rows::labels(&asked).into_iter().filter(|label| !labels.contains(label)).collect();
+    let shared = asked.iter().filter(|row| examples.iter().any(|other| other.text == row.text)).count();
+    let Manifest { id, version, title, .. } = &template.manifest;
+    let (policy, digest) = (law.map(|law| law.fingerprint.to_string()), &template.digest);
+    let mut text = format!(
+        "{id} {version}: {title}\n{} examples and {} to be judged by, of {} labels: {}\npolicy: {}\ndigest: {digest}",
+        examples.len(),
+        asked.len(),
+        labels.len(),
+        labels.join(", "),
+        policy.as_deref().unwrap_or("none"),
+    );
+    for label in &unknown {
+        text.push_str(&format!("\nno example has the label {label}, which the eval set has"));
+    }
+    if shared > 0 {
+        text.push_str(&format!(
+            "\n{shared} texts of the eval set are among the examples: what was learned by heart is no proof"
+        ));
+    }
+    let json = json!({
+        "id": id, "version": version, "digest": digest, "policy": policy, "examples": examples.len(), "eval": asked.len(),
+        "labels": labels, "unknown_labels": unknown, "shared_texts": shared,
+    });
+    Ok(Answer::new(text, &json).passed_if(unknown.is_empty() && shared == 0))
+}
+
+fn train(from: &Path, rows: &[Row], to: &Path, model: Option<&Path>, seed: u64) -> Result<Answer, Failure> {
     let model = model.map(|folder| Model::load(folder).map_err(|error| told(folder, &error))).transpose()?;
-    let (classifier, made) = trained(&rows, model.as_ref(), seed).map_err(|why| told(file, &why))?;
+    let (classifier, made) = trained(rows, model.as_ref(), seed).map_err(|why| told(from, &why))?;
     for (name, bytes) in classifier.files() {
         write(to, name, &bytes)?;
     }
@@ -98,11 +169,7 @@ pub fn trained(rows: &[Row], model: Option<&Arc<Model>>, seed: u64) -> Result<(C
 
 /// The rows of a file, by the ending of its name.
 pub fn read_rows(file: &Path) -> Result<Vec<Row>, Failure> {
-    let size = std::fs::metadata(file).map_err(|error| told(file, &error))?.len();
-    if size > FILE_BYTES_MAX as u64 {
-        return Err(told(file, &format!("it has {size} bytes, more than the {FILE_BYTES_MAX} that are read")));
-    }
-    let bytes = std::fs::read(file).map_err(|error| told(file, &error))?;
+    let bytes = read_bounded(file, FILE_BYTES_MAX).map_err(|error| Failure::Failed(error.to_string()))?;
     let ending = file.extension().map(|ending| ending.to_ascii_lowercase());
     let read = match ending.as_ref().and_then(|ending| ending.to_str()) {
         Some("csv") => rows::csv(&bytes),

@@ -102,6 +102,8 @@ pub struct LocalRoute {
     pub runtime: Arc<str>,
     /// Folder of the heads; without one the route makes embeddings.
     pub classifier: Option<PathBuf>,
+    /// Folder of the use case that it is for.
+    pub template: Option<PathBuf>,
     /// The hashed head answers first, where it is sure enough.
     pub cascade: bool,
     /// How sure, from 0 to 1; `None`: as it was fitted.
@@ -245,6 +247,11 @@ impl Check<'_> {
         if raw.cascade && raw.classifier.is_none() {
             self.problem(format!("routes.{name:?}.cascade: needs a classifier"));
         }
+        if raw.template.is_some() && raw.classifier.is_none() {
+            self.problem(format!(
+                "routes.{name:?}.template: needs a classifier: `tollgate template train` makes one of it"
+            ));
+        }
         if raw.cascade && runtimes[runtime].kind == RuntimeKind::Hashed {
             let what = "name the runtime that is asked where the hashed head is not sure";
             self.problem(format!("routes.{name:?}.cascade: {what}"));
@@ -255,6 +262,7 @@ impl Check<'_> {
         Some(LocalRoute {
             runtime: runtime.into(),
             classifier: raw.classifier.clone(),
+            template: raw.template.clone(),
             cascade: raw.cascade,
             threshold: raw.threshold,
             goal: raw.goal_ms.map(Duration::from_millis),
@@ -265,6 +273,7 @@ impl Check<'_> {
     pub(super) fn providers_route(&mut self, name: &str, raw: &RawRoute) {
         let runtimes_own = [
             ("classifier", raw.classifier.is_some()),
+            ("template", raw.template.is_some()),
             ("cascade", raw.cascade),
             ("threshold", raw.threshold.is_some()),
             ("goal_ms", raw.goal_ms.is_some()),

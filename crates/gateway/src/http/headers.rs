@@ -101,6 +101,20 @@ pub fn deadline(headers: &HeaderMap) -> Result<Option<Duration>, Refusal> {
     millis.map(|millis| Some(Duration::from_millis(millis))).ok_or_else(wrong)
 }
 
+/// Whether the caller wants nothing from a cache, and nothing kept in one.
+pub fn bypasses_cache(headers: &HeaderMap) -> Result<bool, Refusal> {
+    match headers.get(CACHE).map(HeaderValue::as_bytes) {
+        None | Some(b"default") => Ok(false),
+        Some(b"bypass") => Ok(true),
+        Some(_) => Err(Refusal::invalid("x-tollgate-cache must be \"default\" or \"bypass\"")),
+    }
+}
+
+/// What a cache had to do with the answer.
+pub fn cached(headers: &mut HeaderMap, outcome: &'static str) {
+    headers.insert(CACHE, HeaderValue::from_static(outcome));
+}
+
 /// What every answer bears.
 pub fn identify(headers: &mut HeaderMap, id: RequestId) {
     headers.insert(REQUEST_ID, request_id(id));

@@ -7,8 +7,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tollgate_runtime::template::{Manifest, Template};
 use tollgate_serving::top_level::TopLevel;
-use tollgate_types::{Refusal, Surface};
+use tollgate_types::{Refusal, RequestId, Surface};
+
+use crate::local::Bodies;
 
 /// What is wanted of which texts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,8 +25,17 @@ pub struct Wanted {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
-    Vectors { base64: bool, dimensions: Option<usize> },
-    Labels { top_k: usize },
+    Vectors {
+        base64: bool,
+        dimensions: Option<usize>,
+    },
+    Labels {
+        top_k: usize,
+    },
+    /// Labels of a template's inputs.
+    Run {
+        top_k: usize,
+    },
 }
 
 /// One text's labels.
@@ -44,6 +57,27 @@ pub struct Labelled {
 pub struct Probable {
     pub label: String,
     pub probability: f32,
+}
+
+/// One input's label, and what is to be done with it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Decision {
+    #[serde(flatten)]
+    pub labelled: Labelled,
+    /// `answer`, or `review`: it is not sure enough for the template, and a person should look at it.
+    pub decision: &'static str,
+    /// It was answered before.
+    pub cached: bool,
+}
+
+/// What else is said of a run.
+#[derive(Clone, Copy, Debug)]
+pub struct RunOf<'a> {
+    pub id: RequestId,
+    pub template: &'a Manifest,
+    pub model: &'a str,
+    pub tokens: u64,
+    pub cached_tokens: u64,
 }
 
 /// Labels that are shown of each text unless more are asked for, and at most.
@@ -93,6 +127,52 @@ pub fn read(surface: Surface, body: &[u8], texts_max: usize) -> Result<Wanted, R
     Ok(Wanted { texts, truncate, shape })
 }
 
+/// A run as it is asked for. What is not known is refused: a misspelt member would otherwise do nothing.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawRun {
+    #[expect(dead_code, reason = "it was read where the route was looked for")]
+    template: Value,
+    input: Value,
+    top_k: Option<usize>,
+}
+
+impl RawRun {
+    fn parse(body: &[u8]) -> Result<Self, Refusal> {
+        serde_json::from_slice(body).map_err(|error| Refusal::invalid(format!("the run cannot be read: {error}")))
+    }
+
+    fn inputs(&self) -> &[Value] {
+        match &self.input {
+            Value::Array(inputs) => inputs,
+            one => std::slice::from_ref(one),
+        }
+    }
+}
+
+/// Reads a run of at most `texts_max` inputs, each as its template wants it.
+pub fn read_run(template: &Template, bodies: Bodies<'_>, texts_max: usize) -> Result<Wanted, Refusal> {
+    let asked = RawRun::parse(bodies.original)?;
+    let inputs = asked.inputs();
+    if inputs.is_empty() {
+        return Err(Refusal::invalid_param("'input' holds no input", "input"));
+    }
+    if inputs.len() > texts_max {
+        let what = format!("'input' holds {} inputs; at most {texts_max} are taken: send them in parts", inputs.len());
+        return Err(Refusal::invalid_param(what, "input"));
+    }
+    for (number, input) in inputs.iter().enumerate() {
+        template.check(input).map_err(|why| Refusal::invalid_param(format!("input {number}: {why}"), "input"))?;
+    }
+    let top_k = checked_top_k(asked.top_k)?;
+    let texts = match bodies.is_redacted() {
+        false => inputs.iter().map(|input| template.text(input)).collect(),
+        // What is taken out may make a member longer than the schema allows: that is not the caller's fault.
+        true => RawRun::parse(bodies.redacted)?.inputs().iter().map(|input| template.text(input)).collect(),
+    };
+    Ok(Wanted { texts, truncate: true, shape: Shape::Run { top_k } })
+}
+
 fn check(texts: &[String], texts_max: usize) -> Result<(), Refusal> {
     if texts.is_empty() {
         return Err(Refusal::invalid_param("'input' holds no text", "input"));
@@ -109,10 +189,15 @@ fn check(texts: &[String], texts_max: usize) -> Result<(), Refusal> {
 }
 
 fn top_k(top: &TopLevel<'_>) -> Result<usize, Refusal> {
-    let wrong = "must be a whole number from 1 to 1000";
-    let top_k = optional::<usize>(top, "top_k", wrong)?.unwrap_or(TOP_K);
+    checked_top_k(optional::<usize>(top, "top_k", TOP_K_WRONG)?)
+}
+
+const TOP_K_WRONG: &str = "must be a whole number from 1 to 1000";
+
+fn checked_top_k(top_k: Option<usize>) -> Result<usize, Refusal> {
+    let top_k = top_k.unwrap_or(TOP_K);
     let is_fine = (1..=TOP_K_MAX).contains(&top_k);
-    if is_fine { Ok(top_k) } else { Err(Refusal::invalid_param(format!("'top_k' {wrong}"), "top_k")) }
+    if is_fine { Ok(top_k) } else { Err(Refusal::invalid_param(format!("'top_k' {TOP_K_WRONG}"), "top_k")) }
 }
 
 fn optional<'a, T: Deserialize<'a>>(
@@ -172,6 +257,49 @@ pub fn vectors(vectors: &[Vec<f32>], base64: bool, model: &str, tokens: u64) -> 
 
 pub fn labels(labelled: &[Labelled], model: &str, tokens: u64) -> Bytes {
     answer(labelled, model, tokens)
+}
+
+#[derive(Serialize)]
+struct RunAnswer<'a> {
+    id: String,
+    object: &'static str,
+    template: &'a str,
+    version: &'a str,
+    data: &'a [Decision],
+    model: &'a str,
+    usage: RunUsage,
+    /// Where its receipt is.
+    receipt: String,
+}
+
+#[derive(Serialize)]
+struct RunUsage {
+    #[serde(flatten)]
+    usage: Usage,
+    prompt_tokens_details: CachedTokens,
+}
+
+#[derive(Serialize)]
+struct CachedTokens {
+    cached_tokens: u64,
+}
+
+pub fn run(decisions: &[Decision], about: RunOf<'_>) -> Bytes {
+    let RunOf { id, template, model, tokens, cached_tokens } = about;
+    let answer = RunAnswer {
+        id: id.to_string(),
+        object: "run",
+        template: &template.id,
+        version: &template.version,
+        data: decisions,
+        model,
+        usage: RunUsage {
+            usage: Usage { prompt_tokens: tokens, total_tokens: tokens },
+            prompt_tokens_details: CachedTokens { cached_tokens },
+        },
+        receipt: format!("/v1/receipts/{id}"),
+    };
+    serde_json::to_vec(&answer).expect("numbers and texts, which JSON can hold").into()
 }
 
 fn answer<T: Serialize>(data: &[T], model: &str, tokens: u64) -> Bytes {

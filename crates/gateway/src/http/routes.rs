@@ -32,6 +32,10 @@ pub async fn handle(app: Arc<App>, peer: IpAddr, request: Request<Incoming>) -> 
             let tenant = tenant.map(str::to_owned);
             pipeline::serve(&app, Surface::Classify, id, tenant.as_deref(), request).await
         }
+        (&Method::POST, "/v1/runs") => {
+            let tenant = tenant.map(str::to_owned);
+            pipeline::serve(&app, Surface::Runs, id, tenant.as_deref(), request).await
+        }
         (&Method::GET, "/v1/models") => questions::models(&app, id, tenant, request.headers()),
         (&Method::GET, rest) if rest.starts_with("/v1/models/") => {
             questions::model(&app, id, tenant, request.headers(), &rest["/v1/models/".len()..])

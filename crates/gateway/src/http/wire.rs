@@ -44,6 +44,7 @@ pub fn read_request(surface: Surface, body: &[u8]) -> Result<WireRequest<'_>, Re
     match surface {
         Surface::Chat => read_chat(body),
         Surface::Embeddings | Surface::Classify => read_embeddings(surface, body),
+        Surface::Runs => read_run(body),
     }
 }
 
@@ -92,6 +93,28 @@ pub fn read_embeddings(surface: Surface, body: &[u8]) -> Result<WireRequest<'_>,
         prediction_bytes: 0,
         unbounded: embedded(&top)?,
         priced_apart: service_tier(&top)?,
+    };
+    Ok(WireRequest { call, top })
+}
+
+/// Reads a run: whether its input is as its template wants it is seen where the template is known.
+fn read_run(body: &[u8]) -> Result<WireRequest<'_>, Refusal> {
+    let top = read_object(body)?;
+    if top.present("input").is_none() {
+        return Err(Refusal::invalid_param("'input' is required", "input"));
+    }
+    let call = Call {
+        surface: Surface::Runs,
+        route: name(&top, "template")?,
+        stream: false,
+        include_usage: false,
+        output_limit: OutputLimit::default(),
+        choices: 1,
+        input_bytes: bytes_of(body.len()),
+        images: 0,
+        prediction_bytes: 0,
+        unbounded: None,
+        priced_apart: None,
     };
     Ok(WireRequest { call, top })
 }
@@ -270,11 +293,15 @@ fn optional<'a, T: Deserialize<'a>>(top: &TopLevel<'a>, param: &'static str) -> 
 }
 
 fn model<'a>(top: &TopLevel<'a>) -> Result<Cow<'a, str>, Refusal> {
-    let raw = top.present("model").ok_or_else(|| Refusal::invalid_param("'model' is required", "model"))?;
+    name(top, "model")
+}
+
+fn name<'a>(top: &TopLevel<'a>, member: &'static str) -> Result<Cow<'a, str>, Refusal> {
+    let raw = top.present(member).ok_or_else(|| Refusal::invalid_param(format!("'{member}' is required"), member))?;
     // Borrowed where the text has no escapes, which is always in practice.
     match serde_json::from_str::<&str>(raw.get()) {
         Ok(plain) => Ok(Cow::Borrowed(plain)),
-        Err(_) => read::<String>(raw, "model").map(Cow::Owned),
+        Err(_) => read::<String>(raw, member).map(Cow::Owned),
     }
 }
 

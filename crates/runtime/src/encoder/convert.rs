@@ -7,13 +7,14 @@ use super::graph::{Layout, Numbers};
 use super::manifest::{
     CONVERTER, Files, MANIFEST_FILE, Manifest, ONNX_FILE, Precision, Source, TOKENIZER_FILE, sha256,
 };
-use super::{FILE_BYTES_MAX, ModelError, TOKENIZER_BYTES_MAX, calibrate, graph, read, read_tokenizer};
+use super::{FILE_BYTES_MAX, ModelError, TOKENIZER_BYTES_MAX, calibrate, graph, read_tokenizer};
+use crate::bounded::{read_bounded, read_if_there};
 
 /// Of a text, where the model does not say: sentence encoders are tuned for a paragraph.
 const MAX_TOKENS_DEFAULT: usize = 256;
 /// `[CLS]` and `[SEP]`.
 const MIN_TOKENS: usize = 2;
-const CONFIG_BYTES_MAX: u64 = 1 << 20;
+const CONFIG_BYTES_MAX: usize = 1 << 20;
 /// Where a pooling module may be described, and what a model was tuned for.
 const POOLING_FILES: [&str; 2] = ["1_Pooling/config.json", "modules/1_Pooling/config.json"];
 const SENTENCE_FILE: &str = "sentence_bert_config.json";
@@ -36,18 +37,18 @@ pub fn convert_for_others(folder: &Path, precision: Precision) -> Result<Convert
 }
 
 fn converted(folder: &Path, precision: Precision, layout: Layout) -> Result<Converted, ModelError> {
-    let config = read(&folder.join(CONFIG_FILE), CONFIG_BYTES_MAX)?;
+    let config = read_bounded(&folder.join(CONFIG_FILE), CONFIG_BYTES_MAX)?;
     let shape = Shape::parse(&config)?;
     for file in POOLING_FILES {
-        if let Some(json) = read_if_there(folder, file)? {
+        if let Some(json) = read_if_there(&folder.join(file), CONFIG_BYTES_MAX)? {
             bert::check_pooling(file, &json)?;
         }
     }
-    let max_tokens = match read_if_there(folder, SENTENCE_FILE)? {
+    let max_tokens = match read_if_there(&folder.join(SENTENCE_FILE), CONFIG_BYTES_MAX)? {
         Some(json) => bert::max_seq_length(SENTENCE_FILE, &json)?,
         None => MAX_TOKENS_DEFAULT,
     };
-    let tokenizer = read(&folder.join(TOKENIZER_FILE), TOKENIZER_BYTES_MAX)?;
+    let tokenizer = read_bounded(&folder.join(TOKENIZER_FILE), TOKENIZER_BYTES_MAX)?;
     let reader = read_tokenizer(&tokenizer)?;
     // By the highest number, and not by how many there are: numbers may be left out.
     let highest = reader.get_vocab(true).into_values().max().unwrap_or_default();
@@ -55,7 +56,7 @@ fn converted(folder: &Path, precision: Precision, layout: Layout) -> Result<Conv
         let reason = format!("it has a token of number {highest}; {CONFIG_FILE} says there are {}", shape.vocabulary);
         return Err(ModelError::Malformed { file: TOKENIZER_FILE, reason });
     }
-    let weights = read(&folder.join(WEIGHTS_FILE), FILE_BYTES_MAX)?;
+    let weights = read_bounded(&folder.join(WEIGHTS_FILE), FILE_BYTES_MAX)?;
     let tensors = Weights::parse(&weights)?;
     let max_tokens = max_tokens.clamp(MIN_TOKENS, shape.positions);
     let onnx = match precision {
@@ -85,9 +86,4 @@ impl Converted {
         let manifest = self.manifest.to_json();
         [(ONNX_FILE, self.onnx), (TOKENIZER_FILE, self.tokenizer), (MANIFEST_FILE, manifest)]
     }
-}
-
-fn read_if_there(folder: &Path, file: &str) -> Result<Option<Vec<u8>>, ModelError> {
-    let path = folder.join(file);
-    if path.exists() { read(&path, CONFIG_BYTES_MAX).map(Some) } else { Ok(None) }
 }

@@ -9,7 +9,7 @@ pub const MANIFEST_FILE: &str = "model.json";
 pub const ONNX_FILE: &str = "model.onnx";
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
 /// The manifest has some 900 bytes.
-pub(super) const BYTES_MAX: u64 = 64 * 1024;
+pub(super) const BYTES_MAX: usize = 64 * 1024;
 /// Raised whenever the same model would be converted to other bytes.
 pub(super) const CONVERTER: u32 = 1;
 /// No size in a manifest is larger: vocabularies are the largest.

@@ -120,6 +120,14 @@ impl Cascade {
         &self.encoder
     }
 
+    pub fn mix(&self) -> Mix {
+        self.mix
+    }
+
+    pub fn threshold(&self) -> f32 {
+        self.threshold
+    }
+
     /// What the hashed head says, if it is sure enough.
     pub fn first(&self, text: &str) -> Result<First, ClassifyError> {
         Ok(self.judge(self.hashed.classify(Features::Text(text))?))

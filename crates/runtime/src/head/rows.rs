@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 
 use ring::digest::{Context, SHA256};
 use serde::Deserialize;
+use serde_json::Value;
 use thiserror::Error;
 
 use super::ngrams::TEXT_BYTES_MAX;
@@ -69,6 +70,14 @@ struct Json {
     group: Option<String>,
 }
 
+/// The same where the text is made of an input.
+#[derive(Deserialize)]
+struct InputJson {
+    input: Value,
+    label: String,
+    group: Option<String>,
+}
+
 /// With a header: `text`, `label` (or `category`), and if there is one, `group` (or `doc_title`).
 pub fn csv(bytes: &[u8]) -> Result<Vec<Row>, RowsError> {
     bounded(bytes)?;
@@ -91,20 +100,33 @@ pub fn csv(bytes: &[u8]) -> Result<Vec<Row>, RowsError> {
 
 /// An object a line: `text`, `label` (or `category`), and if there is one, `group` (or `doc_title`). Empty lines are passed over.
 pub fn jsonl(bytes: &[u8]) -> Result<Vec<Row>, RowsError> {
+    lines(bytes, |content| {
+        let row: Json =
+            serde_json::from_slice(content).map_err(|error| format!("column {}: {error}", error.column()))?;
+        Ok(Row::from(row))
+    })
+}
+
+/// An object a line: `input`, of which `text` makes what is read or says what is wrong with it, `label`, and perhaps `group`.
+pub fn inputs(bytes: &[u8], text: impl Fn(&Value) -> Result<String, String>) -> Result<Vec<Row>, RowsError> {
+    lines(bytes, |content| {
+        let InputJson { input, label, group } = serde_json::from_slice(content).map_err(|error| error.to_string())?;
+        Ok(Row { text: text(&input)?, label, group })
+    })
+}
+
+fn lines(bytes: &[u8], row: impl Fn(&[u8]) -> Result<Row, String>) -> Result<Vec<Row>, RowsError> {
     bounded(bytes)?;
     let mut rows = Gathered::new("line");
     for (line, content) in (1..).zip(bytes.split(|&byte| byte == b'\n')) {
-        if content.trim_ascii().is_empty() {
-            continue;
+        if !content.trim_ascii().is_empty() {
+            rows.push(line, row(content).map_err(|why| RowsError::Unreadable { line, why })?)?;
         }
-        let row: Json = serde_json::from_slice(content)
-            .map_err(|error| RowsError::Unreadable { line, why: format!("column {}: {error}", error.column()) })?;
-        rows.push(line, Row::from(row))?;
     }
     rows.finish()
 }
 
-/// One array of such objects, which is how TRAM's `single_label.json` comes.
+/// One array of objects as in [`jsonl`], which is how TRAM's `single_label.json` comes.
 pub fn json(bytes: &[u8]) -> Result<Vec<Row>, RowsError> {
     bounded(bytes)?;
     let read: Vec<Json> = serde_json::from_slice(bytes)

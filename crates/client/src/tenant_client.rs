@@ -1,0 +1,48 @@
+//! What a tenant asks with a key of its own, beside what official SDKs ask.
+
+use std::time::Duration;
+
+use http::Method;
+use serde::de::DeserializeOwned;
+
+use crate::admin::{Body, JSON};
+use crate::{AdminClient, ClientError, NewRun, Receipt, Run};
+
+/// A connection to one gateway as one of its tenants' programs.
+#[derive(Clone, Debug)]
+pub struct TenantClient(AdminClient);
+
+// === impl TenantClient ===
+
+impl TenantClient {
+    /// `url` is where the gateway listens, `api_key` one of the tenant's.
+    pub fn new(url: &str, api_key: &str) -> Result<Self, ClientError> {
+        AdminClient::new(url, api_key).map(Self)
+    }
+
+    /// How long one call may take from connecting to the end of the answer. Without it: 30 seconds.
+    #[must_use]
+    pub fn with_deadline(self, deadline: Duration) -> Self {
+        Self(self.0.with_deadline(deadline))
+    }
+
+    /// Runs a template.
+    pub async fn run(&self, run: &NewRun) -> Result<Run, ClientError> {
+        let bytes = serde_json::to_vec(run).expect("wire types are plain data, which JSON can hold").into();
+        self.call(Method::POST, "/v1/runs", Some(Body { content_type: JSON, bytes })).await
+    }
+
+    /// The receipt of a request of the tenant's own.
+    pub async fn receipt(&self, request_id: &str) -> Result<Receipt, ClientError> {
+        self.call(Method::GET, &format!("/v1/receipts/{}", crate::admin::encode(request_id)), None).await
+    }
+
+    async fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Body>,
+    ) -> Result<T, ClientError> {
+        self.0.call_at(method, path, body).await
+    }
+}

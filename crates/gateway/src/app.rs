@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -74,6 +74,8 @@ pub struct App {
     /// The models that run here.
     runtimes: ArcSwap<Runtimes>,
     draining: AtomicBool,
+    /// Up to which change of what the workers serve the routing is made.
+    workers_seen: AtomicU64,
     /// When the ledger was last added up for the metrics, in microseconds since 1970.
     ledger_measured_at: AtomicI64,
 }
@@ -160,6 +162,7 @@ impl App {
             routing: ArcSwap::from_pointee(routing),
             runtimes: ArcSwap::from_pointee(runtimes),
             draining: AtomicBool::new(false),
+            workers_seen: AtomicU64::new(0),
             ledger_measured_at: AtomicI64::new(0),
         };
         Ok((Arc::new(app), store))
@@ -189,6 +192,15 @@ impl App {
         self.runtimes.store(Arc::new(runtimes));
         self.metrics.forget_runtimes();
         Ok(())
+    }
+
+    /// Takes over what the workers serve by now.
+    pub fn follow_workers(&self) {
+        match self.runtimes.load().followed(&self.workers_seen) {
+            None => {}
+            Some(Ok(routing)) => self.routing.store(Arc::new(routing)),
+            Some(Err(error)) => tracing::error!(%error, "what the workers serve now cannot be taken over"),
+        }
     }
 
     /// Publishes the directory to admission. For after a change of it is durable; a revocation may be published before.
@@ -241,9 +253,7 @@ impl App {
                 self.metrics.bearing(&provider.name, bearing.limit());
             }
         }
-        for runtime in self.runtimes.load().all() {
-            self.metrics.runtime(&runtime.settings.name, &runtime.pool);
-        }
+        self.runtimes.load().note(&self.metrics);
         self.metrics.render()
     }
 }

@@ -344,7 +344,7 @@ fn message_of(body: &[u8]) -> Option<String> {
 
 /// Each worker has connections of its own, made when first needed. A reload makes new providers: the old ones'
 /// connections go when nothing uses them any more.
-fn backend_of_this_worker(provider: &Arc<Provider>) -> Arc<Backend> {
+pub fn backend_of_this_worker(provider: &Arc<Provider>) -> Arc<Backend> {
     thread_local! {
         static BACKENDS: RefCell<HashMap<Arc<str>, Arc<Backend>>> = RefCell::default();
     }

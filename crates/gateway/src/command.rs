@@ -43,7 +43,8 @@ use tollgate_types::Timestamp;
 
 use self::connection::Connection;
 use crate::app::StartError;
-use crate::config::ConfigError;
+use crate::config::{ConfigError, Role};
+use crate::runtimes::RuntimesError;
 
 /// A gateway for language models that holds every request against a budget before it is sent.
 #[derive(Debug, Parser)]
@@ -151,6 +152,9 @@ pub struct ServeArgs {
     /// The configuration
     #[arg(long, value_name = "FILE", default_value = "tollgate.toml")]
     pub config: PathBuf,
+    /// What this process does: all of it, all but the work of runtimes, or that work alone
+    #[arg(long, value_enum, default_value_t = Role::All)]
+    pub role: Role,
 }
 
 /// Documents that are kept in the repository and held to what the program says.
@@ -235,7 +239,7 @@ fn wait_for(command: impl Future<Output = Result<Answer, Failure>>) -> Result<An
 }
 
 fn serve(args: &ServeArgs) -> Result<Answer, Failure> {
-    match crate::serve::run(&args.config) {
+    match crate::serve::run(&args.config, args.role) {
         Ok(()) => Ok(Answer::nothing()),
         Err(error) if is_configurations_fault(&error) => Err(Failure::Configuration(format!("{error:#}"))),
         Err(error) => Err(Failure::Failed(format!("{error:#}"))),
@@ -245,6 +249,7 @@ fn serve(args: &ServeArgs) -> Result<Answer, Failure> {
 /// Whether the gateway did not start because of what it was told, not because of what it met.
 fn is_configurations_fault(error: &anyhow::Error) -> bool {
     error.is::<ConfigError>()
+        || error.is::<RuntimesError>()
         || matches!(
             error.downcast_ref::<StartError>(),
             Some(

@@ -6,6 +6,7 @@
 mod access;
 mod reference;
 mod runtimes;
+mod workers;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -30,6 +31,7 @@ use crate::runtimes::Local;
 pub use access::{Access, Oidc, RawAccess, RawAccessRole, RawOidc, is_safe_address};
 pub use reference::markdown;
 pub use runtimes::{HASHED, LOCAL, LocalRoute, RawRuntime, Runtime, RuntimeKind};
+pub use workers::{RawWorkers, Role, WorkerConfig, Workers};
 
 /// What the file says.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
@@ -47,6 +49,7 @@ pub struct RawConfig {
     pub providers: BTreeMap<String, RawProvider>,
     /// The models that run here, by a name of your choice: `[runtimes.minilm]`.
     pub runtimes: BTreeMap<String, RawRuntime>,
+    pub workers: Option<RawWorkers>,
     /// The models that callers may ask for, by the name they use: `[routes."gpt-4o-mini"]`.
     pub routes: BTreeMap<String, RawRoute>,
 }
@@ -261,6 +264,9 @@ pub struct Config {
     pub log: RawLog,
     pub routing: Routing,
     pub runtimes: BTreeMap<String, Runtime>,
+    pub workers: Option<Workers>,
+    /// What of it all this process does.
+    pub role: Role,
 }
 
 #[derive(Clone, Debug)]
@@ -419,24 +425,36 @@ impl Default for RawProvider {
     }
 }
 
-// === impl Config ===
+// === impl RawConfig ===
 
-impl Config {
-    /// Reads the file, lays the environment over it, and checks the whole.
-    pub fn load(path: &Path, environment: &Environment) -> Result<Self, ConfigError> {
+impl RawConfig {
+    /// What the file says, and the environment over it.
+    fn load(path: &Path, environment: &Environment) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path).map_err(|error| {
             ConfigError(vec![format!("{}: {error}; name another file with --config", path.display())])
         })?;
         Self::parse(&text, path, environment)
     }
 
-    /// Checks a configuration's text. `path` is for messages only.
-    pub fn parse(text: &str, path: &Path, environment: &Environment) -> Result<Self, ConfigError> {
+    fn parse(text: &str, path: &Path, environment: &Environment) -> Result<Self, ConfigError> {
         let wrong = |error: &dyn ToString| ConfigError(vec![format!("{}: {}", path.display(), error.to_string())]);
         let mut table: toml::Table = text.parse().map_err(|error: toml::de::Error| wrong(&error))?;
         environment.override_fields(&mut table);
-        let raw = RawConfig::deserialize(table).map_err(|error| wrong(&error))?;
-        Self::check(&raw, environment)
+        Self::deserialize(table).map_err(|error| wrong(&error))
+    }
+}
+
+// === impl Config ===
+
+impl Config {
+    /// Reads the file, lays the environment over it, and checks the whole.
+    pub fn load(path: &Path, environment: &Environment) -> Result<Self, ConfigError> {
+        Self::check(&RawConfig::load(path, environment)?, environment)
+    }
+
+    /// Checks a configuration's text. `path` is for messages only.
+    pub fn parse(text: &str, path: &Path, environment: &Environment) -> Result<Self, ConfigError> {
+        Self::check(&RawConfig::parse(text, path, environment)?, environment)
     }
 
     fn check(raw: &RawConfig, environment: &Environment) -> Result<Self, ConfigError> {
@@ -451,6 +469,7 @@ impl Config {
         let access = raw.access.as_ref().map(|access| check.access(access));
         let runtimes = check.runtimes(raw);
         let routing = check.routing(raw, &runtimes);
+        let workers = check.workers(raw);
         if !check.problems.is_empty() {
             return Err(ConfigError(check.problems));
         }
@@ -467,6 +486,8 @@ impl Config {
             log,
             routing,
             runtimes,
+            workers,
+            role: Role::All,
         })
     }
 }

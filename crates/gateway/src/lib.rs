@@ -38,3 +38,4 @@ pub mod runtimes;
 pub mod serve;
 pub mod stream;
 pub mod twins;
+pub mod workers;

@@ -13,6 +13,7 @@ use http::Response;
 use tokio::sync::{oneshot, watch};
 use tollgate_runtime::head::{Guess, likeliest};
 use tollgate_types::clock::Stopwatch;
+use tollgate_types::refusal::ProviderFaultKind;
 use tollgate_types::usage::Outcome;
 use tollgate_types::{Refusal, Surface, Usage};
 
@@ -25,7 +26,9 @@ use crate::http::headers;
 pub use crate::http::local::Wanted;
 use crate::http::local::{self, Decision, Labelled, Probable, RunOf, Shape};
 use crate::pipeline::{self, AppPermit, Underway};
-use crate::runtimes::{By, Does, Local, Task};
+use crate::runtimes::{Away, By, Does, Local, Task, words};
+use crate::workers::fleet;
+use crate::workers::wire::{Handback, Handed};
 
 pub use self::work::Terms;
 
@@ -93,12 +96,12 @@ pub fn wanted(
     terms: Terms,
 ) -> Result<Wanted, Refusal> {
     let wanted = read(local, surface, bodies)?;
-    let By::Here { runtime, task } = &local.by;
-    let first = match task {
-        Task::Cascade { first, .. } => first,
-        Task::Embed | Task::Classify(_) => runtime,
-    };
-    first.has_room(whose, &wanted.texts, terms)?;
+    match &local.by {
+        By::Here { task: Task::Cascade { first, .. }, .. } => first.has_room(whose, &wanted.texts, terms)?,
+        By::Here { runtime, .. } => runtime.has_room(whose, &wanted.texts, terms)?,
+        // They say so when they are asked.
+        By::Workers(_) => {}
+    }
     Ok(wanted)
 }
 
@@ -142,7 +145,7 @@ pub struct LocalWork(watch::Sender<usize>);
 
 /// A place among them.
 #[derive(Debug)]
-struct Place(watch::Sender<usize>);
+pub struct Place(watch::Sender<usize>);
 
 /// Requests that runtimes may work on at a time.
 const UNDER_WAY_MAX: usize = 10_000;
@@ -156,7 +159,7 @@ impl Default for LocalWork {
 }
 
 impl LocalWork {
-    fn enter(&self) -> Option<Place> {
+    pub fn enter(&self) -> Option<Place> {
         let entered = self.0.send_if_modified(|under_way| {
             let is_room = *under_way < UNDER_WAY_MAX;
             *under_way += usize::from(is_room);
@@ -277,14 +280,65 @@ impl Job {
         caller: &mut Caller,
     ) -> Result<Vec<Vec<f32>>, Stopped> {
         let local = Arc::clone(&self.local);
-        let By::Here { runtime, .. } = &local.by;
-        self.work.vectors(runtime, texts, truncate, caller).await
+        match &local.by {
+            By::Here { runtime, .. } => self.work.vectors(runtime, texts, truncate, caller).await,
+            By::Workers(away) => {
+                let columns = if let Does::Embed { dims } = &local.does { *dims } else { 0 };
+                let back = self.handed(away, texts, truncate, caller).await?;
+                self.understood(back.rows(texts.len(), columns))
+            }
+        }
     }
 
     async fn labels(&mut self, texts: &[String], truncate: bool, caller: &mut Caller) -> Result<Classified, Stopped> {
         let local = Arc::clone(&self.local);
-        let By::Here { runtime, task } = &local.by;
-        self.work.labels(runtime, task, texts, truncate, caller).await
+        match &local.by {
+            By::Here { runtime, task } => self.work.labels(runtime, task, texts, truncate, caller).await,
+            By::Workers(away) => {
+                let columns = if let Does::Classify { labels } = &local.does { labels.len() } else { 0 };
+                let back = self.handed(away, texts, truncate, caller).await?;
+                self.understood(back.classified(texts.len(), columns))
+            }
+        }
+    }
+
+    /// Has a worker do it.
+    async fn handed(
+        &mut self,
+        away: &Away,
+        texts: &[String],
+        truncate: bool,
+        caller: &mut Caller,
+    ) -> Result<Handback, Stopped> {
+        let (Whose { tenant, share }, terms) = (self.work.whose().clone(), self.work.terms());
+        let us = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        let now = self.under_way.app.clock().steady();
+        let patience = self.work.patience_left();
+        let handed = Handed {
+            route: self.under_way.route.target.route.to_string(),
+            identity: away.identity.clone(),
+            tenant,
+            share,
+            goal_us: us(terms.goal),
+            alone: terms.alone,
+            deadline_us: terms.deadline.map(|deadline| us(deadline.since(now))),
+            patience_us: us(patience),
+            truncate,
+            texts: texts.to_vec(),
+        };
+        let tokens: u64 = texts.iter().map(|text| u64::from(words(text))).sum();
+        let is_long = tokens > u64::from(away.batch_tokens_max);
+        let goal = if is_long { away.bulk_goal.max(terms.goal) } else { terms.goal };
+        let id = headers::request_id(self.under_way.id);
+        let back = away.fleet.ask(handed, fleet::Wanted { goal, patience }, &id, caller).await?;
+        self.work.cpu += back.cpu();
+        self.work.tokens += back.tokens;
+        Ok(back)
+    }
+
+    fn understood<T>(&self, read: Option<T>) -> Result<T, Stopped> {
+        let kind = ProviderFaultKind::MalformedAnswer;
+        read.ok_or_else(|| Stopped::Refused(pipeline::fault(&self.under_way.route, kind, None)))
     }
 
     fn usage(&self) -> Usage {

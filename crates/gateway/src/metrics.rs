@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use crate::workers::fleet::Standing;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -37,6 +38,8 @@ pub struct Metrics {
     budget_used: Family<Labels, Gauge<f64, AtomicU64>>,
     budget_alerts: Family<Labels, Counter>,
     cache_requests: Family<Labels, Counter>,
+    workers_up: FloatGauges,
+    workers_in_flight: FloatGauges,
     drift: Gauge<f64, AtomicU64>,
     glasses: Gauge,
     pending: Gauge,
@@ -131,6 +134,13 @@ impl Metrics {
             "Thresholds of budgets that were crossed; without a tenant: the platform's and plans'",
             Family::clone(&budget_alerts),
         );
+        let (workers_up, workers_in_flight) = (FloatGauges::default(), FloatGauges::default());
+        registry.register("tollgate_worker_up", "Whether a worker answers", Family::clone(&workers_up));
+        registry.register(
+            "tollgate_worker_in_flight",
+            "Requests that a worker was handed and has not answered",
+            Family::clone(&workers_in_flight),
+        );
         let cache_requests = Family::<Labels, Counter>::default();
         registry.register(
             "tollgate_cache_requests",
@@ -174,6 +184,8 @@ impl Metrics {
             budget_used,
             budget_alerts,
             cache_requests,
+            workers_up,
+            workers_in_flight,
             drift,
             glasses,
             pending,
@@ -258,6 +270,13 @@ impl Metrics {
     /// Notes how many requests at a time a provider is found to bear.
     pub fn bearing(&self, provider: &str, limit: u32) {
         self.bearings.get_or_create(&vec![("provider", provider.to_owned())]).set(f64::from(limit));
+    }
+
+    /// Notes how a worker stands.
+    pub fn worker(&self, standing: &Standing) {
+        let labels = vec![("worker", standing.worker.trim_start_matches("worker ").to_owned())];
+        self.workers_up.get_or_create(&labels).set(f64::from(u8::from(standing.up)));
+        self.workers_in_flight.get_or_create(&labels).set(standing.in_flight as f64);
     }
 
     /// Those that a reload took away are not shown any more; the others are noted again.

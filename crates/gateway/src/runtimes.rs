@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tollgate_admission::Target;
@@ -17,9 +18,12 @@ use tollgate_runtime::template::Template;
 use tollgate_serving::local::{EncoderEngine, Engine, HashedEngine, Item, Maker, Pool, Work};
 use tollgate_types::{Clock, hex};
 
-use crate::config::{self, Config, HASHED, LOCAL, LocalRoute, Route, Routing, RuntimeKind, Server};
+use crate::config::{self, Config, HASHED, LOCAL, LocalRoute, Role, Route, Routing, RuntimeKind, Server, WorkerConfig};
 use crate::digest::sha256;
 use crate::laws;
+use crate::metrics::Metrics;
+use crate::workers::fleet::Fleet;
+use crate::workers::wire::Facts;
 
 /// A model that is loaded, its threads, and the queue before them.
 pub struct Runtime {
@@ -58,6 +62,18 @@ pub enum Does {
 pub enum By {
     /// Threads of this process.
     Here { runtime: Arc<Runtime>, task: Task },
+    /// Other processes.
+    Workers(Away),
+}
+
+/// Work that goes to workers.
+#[derive(Debug)]
+pub struct Away {
+    pub fleet: Arc<Fleet>,
+    /// As the workers know what they answer by.
+    pub identity: String,
+    pub batch_tokens_max: u32,
+    pub bulk_goal: Duration,
 }
 
 #[derive(Debug)]
@@ -73,9 +89,21 @@ pub enum Task {
     },
 }
 
-/// All that is loaded.
+/// All that is loaded, or whom it is handed to.
 #[derive(Debug, Default)]
-pub struct Runtimes(BTreeMap<String, Arc<Runtime>>);
+pub struct Runtimes {
+    here: BTreeMap<String, Arc<Runtime>>,
+    handed: Option<Handed>,
+}
+
+/// Work that goes to other processes, and what the configuration says of it.
+#[derive(Debug)]
+struct Handed {
+    fleet: Arc<Fleet>,
+    workers: config::Workers,
+    routing: Routing,
+    settings: BTreeMap<String, config::Runtime>,
+}
 
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimesError {
@@ -83,7 +111,12 @@ pub enum RuntimesError {
     Runtime { name: String, why: String },
     #[error("routes.{route:?}: {why}")]
     Route { route: String, why: String },
+    #[error("workers: {0}")]
+    Workers(String),
 }
+
+/// At a reload the workers have been asked all along: what they do not serve by now they will not.
+const RELOAD_PATIENCE: Duration = Duration::from_secs(3);
 
 /// How hashed n-grams are called.
 const HASHED_MODEL: &str = "hashed-ngrams";
@@ -103,57 +136,103 @@ const WARMING: [&str; 8] = [
 
 impl Runtimes {
     /// Loads what is configured, and gives it its routes among the others. What is the same as in `before` goes on as it is,
-    /// with what waits for it.
+    /// with what waits for it. A gateway whose workers do the work asks them what they serve.
     pub fn load(config: &Config, before: &Self, clock: &Clock) -> Result<(Self, Routing), RuntimesError> {
         let routes = &config.routing.local_routes;
+        let all = match config.role {
+            Role::Gateway => Self { here: BTreeMap::new(), handed: Handed::load(config, before, clock)? },
+            Role::All | Role::Worker => Self { here: before.loaded(routes, &config.runtimes, clock)?, handed: None },
+        };
+        let routing = all.joined(&config.routing, &config.runtimes)?;
+        Ok((all, routing))
+    }
+
+    /// The same for a worker: only what is done with texts.
+    pub fn load_for_worker(
+        config: &WorkerConfig,
+        before: &Self,
+        clock: &Clock,
+    ) -> Result<(Self, BTreeMap<String, Arc<Local>>), RuntimesError> {
+        let all = Self { here: before.loaded(&config.routes, &config.runtimes, clock)?, handed: None };
+        let mut routes = BTreeMap::new();
+        for (name, said) in &config.routes {
+            let made = all.local(name, said, &config.runtimes);
+            let made = made.map_err(|why| RuntimesError::Route { route: name.clone(), why })?;
+            routes.insert(name.clone(), Arc::new(made));
+        }
+        Ok((all, routes))
+    }
+
+    fn loaded(
+        &self,
+        routes: &BTreeMap<String, LocalRoute>,
+        runtimes: &BTreeMap<String, config::Runtime>,
+        clock: &Clock,
+    ) -> Result<BTreeMap<String, Arc<Runtime>>, RuntimesError> {
         let mut all = BTreeMap::new();
-        for (name, settings) in &config.runtimes {
+        for (name, settings) in runtimes {
             // Threads for what nobody asks would only take memory. A cascade begins at the hashed one.
             let is_used = routes.values().any(|route| *route.runtime == **name || (route.cascade && name == HASHED));
             if !is_used {
                 continue;
             }
-            let same = before.0.get(name).filter(|runtime| runtime.settings == *settings && runtime.is_still_there());
+            let same = self.here.get(name).filter(|runtime| runtime.settings == *settings && runtime.is_still_there());
             let runtime = match same {
                 Some(same) => Arc::clone(same),
                 None => Arc::new(Runtime::load(settings, clock)?),
             };
             all.insert(name.clone(), runtime);
         }
-        let all = Self(all);
-        let routing = all.joined(&config.routing)?;
-        Ok((all, routing))
+        Ok(all)
     }
 
-    pub fn all(&self) -> impl Iterator<Item = &Arc<Runtime>> {
-        self.0.values()
+    /// Notes for the metrics how each runtime and worker stands.
+    pub fn note(&self, metrics: &Metrics) {
+        for runtime in self.here.values() {
+            metrics.runtime(&runtime.settings.name, &runtime.pool);
+        }
+        for standing in self.handed.iter().flat_map(|handed| handed.fleet.standing()) {
+            metrics.worker(&standing);
+        }
     }
 
-    /// The routing with the routes that run here.
-    fn joined(&self, routing: &Routing) -> Result<Routing, RuntimesError> {
+    /// The routing anew, if the workers serve something else since. `seen`: what was known when it was asked last.
+    pub fn followed(&self, seen: &AtomicU64) -> Option<Result<Routing, RuntimesError>> {
+        let handed = self.handed.as_ref()?;
+        let now = handed.fleet.generation.load(Ordering::Acquire);
+        (seen.swap(now, Ordering::AcqRel) != now).then(|| self.joined(&handed.routing, &handed.settings))
+    }
+
+    /// The routing with the routes of runtimes.
+    fn joined(
+        &self,
+        routing: &Routing,
+        settings: &BTreeMap<String, config::Runtime>,
+    ) -> Result<Routing, RuntimesError> {
         let mut joined = routing.clone();
         for (name, route) in &routing.local_routes {
-            let made = self.route(name, route);
+            let made = self.route(name, route, settings);
             let made = made.map_err(|why| RuntimesError::Route { route: name.clone(), why })?;
             joined.routes.insert(name.clone(), Arc::new(made));
         }
         Ok(joined)
     }
 
-    fn route(&self, name: &str, said: &LocalRoute) -> Result<Route, String> {
-        let runtime = self.0.get(&*said.runtime).ok_or("its runtime is not there")?;
-        let task = match &said.classifier {
-            None => Task::Embed,
-            Some(folder) => self.task(runtime, said, folder)?,
-        };
-        let settings = &runtime.settings;
+    fn route(
+        &self,
+        name: &str,
+        said: &LocalRoute,
+        settings: &BTreeMap<String, config::Runtime>,
+    ) -> Result<Route, String> {
+        let local = self.local(name, said, settings)?;
+        let settings = settings.get(&*said.runtime).ok_or("its runtime is not there")?;
         let template = said.template.as_deref().map(template).transpose()?;
         let (template, law) = template.map(|(template, law)| (Arc::new(template), law)).unzip();
         let target = Target {
             route: name.into(),
             provider: LOCAL.into(),
             priced_as: LOCAL.into(),
-            model: Arc::clone(&runtime.model_name),
+            model: Arc::clone(&local.model_name),
             region: settings.region.clone(),
             max_tokens_default: 1,
             // What a request may wait in all is its goal: past twice that nobody waits for it.
@@ -161,21 +240,43 @@ impl Runtimes {
             work: Some(settings.hold),
             law: law.flatten(),
         };
-        let local = Local {
-            does: does(runtime, &task),
-            model_name: Arc::clone(&runtime.model_name),
-            goal: said.goal.unwrap_or(settings.goal),
-            texts_max: settings.texts_max,
-            text_bytes_max: runtime.text_bytes_max(),
-            identity: identity_of(runtime, &task, template.as_deref()),
-            template,
-            by: By::Here { runtime: Arc::clone(runtime), task },
-        };
+        let digest = template.as_ref().map_or("", |template: &Arc<Template>| &template.digest);
+        let identity = hex(&sha256(&[local.identity.as_bytes(), digest.as_bytes()]));
+        let local = Local { template, identity, ..local };
         Ok(Route {
             target: Arc::new(target),
             server: Server::Local(Arc::new(local)),
             retries: 0,
             fallbacks: Vec::new(),
+        })
+    }
+
+    /// What a route does with texts, without its template.
+    fn local(
+        &self,
+        name: &str,
+        said: &LocalRoute,
+        settings: &BTreeMap<String, config::Runtime>,
+    ) -> Result<Local, String> {
+        let settings = settings.get(&*said.runtime).ok_or("its runtime is not there")?;
+        let goal = said.goal.unwrap_or(settings.goal);
+        if let Some(handed) = &self.handed {
+            return handed.local(name, said, settings, goal);
+        }
+        let runtime = self.here.get(&*said.runtime).ok_or("its runtime is not there")?;
+        let task = match &said.classifier {
+            None => Task::Embed,
+            Some(folder) => self.task(runtime, said, folder)?,
+        };
+        Ok(Local {
+            does: does(runtime, &task),
+            model_name: Arc::clone(&runtime.model_name),
+            goal,
+            texts_max: settings.texts_max,
+            text_bytes_max: runtime.text_bytes_max(),
+            identity: identity_of(runtime, &task),
+            template: None,
+            by: By::Here { runtime: Arc::clone(runtime), task },
         })
     }
 
@@ -195,7 +296,7 @@ impl Runtimes {
         }
         let cascade = classifier.cascade(said.threshold).ok_or("classifier: it was not fitted as a cascade")?;
         let cascade = Arc::new(cascade.map_err(|error| error.to_string())?);
-        let first = Arc::clone(self.0.get(HASHED).ok_or("the hashed runtime is not there")?);
+        let first = Arc::clone(self.here.get(HASHED).ok_or("the hashed runtime is not there")?);
         Ok(Task::Cascade { first, hashed: hashed(&classifier)?, cascade })
     }
 }
@@ -216,9 +317,8 @@ fn does(runtime: &Runtime, task: &Task) -> Does {
 }
 
 /// A digest of all that makes an answer besides the text.
-fn identity_of(runtime: &Runtime, task: &Task, template: Option<&Template>) -> String {
+fn identity_of(runtime: &Runtime, task: &Task) -> String {
     let model = runtime.model.as_deref().map_or(HASHED_MODEL, identity);
-    let template = template.map_or("", |template| &template.digest);
     let (heads, joint) = match task {
         Task::Embed => (vec![], String::new()),
         Task::Classify(head) => (vec![head.to_bytes()], String::new()),
@@ -227,7 +327,7 @@ fn identity_of(runtime: &Runtime, task: &Task, template: Option<&Template>) -> S
             format!("{:?} {}", cascade.mix(), cascade.threshold()),
         ),
     };
-    let parts = [model.as_bytes(), template.as_bytes(), joint.as_bytes()];
+    let parts = [model.as_bytes(), joint.as_bytes()];
     let parts: Vec<&[u8]> = parts.into_iter().chain(heads.iter().map(Vec::as_slice)).collect();
     // Each with its length before it, so that no two lists are the same bytes.
     let lengths: Vec<u8> = parts.iter().flat_map(|part| (part.len() as u64).to_le_bytes()).collect();
@@ -239,8 +339,56 @@ fn identity_of(runtime: &Runtime, task: &Task, template: Option<&Template>) -> S
 impl Local {
     /// No more tokens than this are read of it, where that can be told.
     pub fn tokens_of(&self, texts: &[String]) -> Option<u64> {
-        let By::Here { runtime, .. } = &self.by;
-        runtime.tokens_of(texts)
+        match &self.by {
+            By::Here { runtime, .. } => runtime.tokens_of(texts),
+            By::Workers(_) => None,
+        }
+    }
+}
+
+// === impl Handed ===
+
+impl Handed {
+    fn load(config: &Config, before: &Runtimes, clock: &Clock) -> Result<Option<Self>, RuntimesError> {
+        let wanted: Vec<&str> = config.routing.local_routes.keys().map(String::as_str).collect();
+        let Some(workers) = config.workers.as_ref().filter(|_| !wanted.is_empty()) else { return Ok(None) };
+        let same = before.handed.as_ref().filter(|handed| handed.workers.is_as(workers));
+        let fleet = match same {
+            Some(same) => same.fleet.wait_for(&wanted, RELOAD_PATIENCE).map(|()| Arc::clone(&same.fleet)),
+            None => Fleet::start(workers, &wanted, clock.clone()),
+        };
+        Ok(Some(Self {
+            fleet: fleet.map_err(RuntimesError::Workers)?,
+            workers: workers.clone(),
+            routing: config.routing.clone(),
+            settings: config.runtimes.clone(),
+        }))
+    }
+
+    fn local(
+        &self,
+        name: &str,
+        said: &LocalRoute,
+        settings: &config::Runtime,
+        goal: Duration,
+    ) -> Result<Local, String> {
+        let Facts { model, dims, labels, texts_max, text_bytes_max, identity, .. } =
+            self.fleet.facts(name).ok_or("no worker serves it")?;
+        let does = match dims {
+            Some(dims) => Does::Embed { dims },
+            None => Does::Classify { labels: labels.into() },
+        };
+        if matches!(does, Does::Embed { .. }) == said.classifier.is_some() {
+            return Err("its workers do something else: do they read the same configuration?".to_owned());
+        }
+        let away = Away {
+            fleet: Arc::clone(&self.fleet),
+            identity: identity.clone(),
+            batch_tokens_max: settings.layout.batch_tokens_max,
+            bulk_goal: settings.bulk_goal,
+        };
+        let (model_name, by) = (model.into(), By::Workers(away));
+        Ok(Local { does, model_name, goal, texts_max, text_bytes_max, identity, template: None, by })
     }
 }
 

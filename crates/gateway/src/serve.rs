@@ -13,10 +13,13 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use http::{Request, Response};
+use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
+use prometheus_client::metrics::gauge::Gauge;
 use rustls_pki_types::PrivateKeyDer;
 use rustls_pki_types::pem::PemObject;
 use socket2::{Domain, Socket, Type};
@@ -30,8 +33,10 @@ use tollgate_types::Clock;
 use crate::alerts;
 use crate::app::App;
 use crate::audit;
-use crate::config::{Config, Environment, Tls};
+use crate::config::{Config, Environment, Listening, Role, Tls, WorkerConfig};
+use crate::http::body::Body;
 use crate::http::routes;
+use crate::workers::server::WorkerApp;
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 4096;
@@ -46,19 +51,91 @@ const STREAMS_MAX: u32 = 128;
 /// A TLS handshake that takes longer is given up.
 const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(10);
 
+/// How often it is looked whether the workers serve something else.
+const FOLLOW_EVERY: Duration = Duration::from_secs(1);
+
+/// What is served: a gateway, or a worker of gateways.
+pub trait House: Send + Sync + 'static {
+    fn listening(&self) -> &Listening;
+
+    fn connections(&self) -> &Gauge;
+
+    /// Answers one request. Never fails: whatever is refused or goes wrong is an answer too.
+    fn handle(self: Arc<Self>, peer: IpAddr, request: Request<Incoming>)
+    -> impl Future<Output = Response<Body>> + Send;
+
+    /// Waits until nothing goes on that may outlive its connection.
+    fn none_under_way(&self) -> impl Future<Output = ()> + Send;
+}
+
 /// A gateway that is up.
 pub struct Running {
     pub app: Arc<App>,
     pub address: SocketAddr,
     store: Store,
+    threads: Threads,
+}
+
+/// Threads that serve.
+struct Threads {
+    address: SocketAddr,
     stop: watch::Sender<bool>,
-    workers: Vec<JoinHandle<()>>,
+    all: Vec<JoinHandle<()>>,
 }
 
 /// Serves until told to stop by a signal.
-pub fn run(config_path: &Path) -> Result<()> {
+pub fn run(config_path: &Path, role: Role) -> Result<()> {
+    match role {
+        Role::Worker => run_worker(config_path),
+        Role::All | Role::Gateway => run_gateway(config_path, role),
+    }
+}
+
+/// A worker serves until told to stop, too.
+fn run_worker(config_path: &Path) -> Result<()> {
     let environment = Environment::of_process();
-    let config = Config::load(config_path, &environment)?;
+    let config = WorkerConfig::load(config_path, &environment)?;
+    crate::log::start(&config.log)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut signals = {
+        let _inside = runtime.enter();
+        Signals::listen()?
+    };
+    let app = WorkerApp::start(&config, Clock::System)?;
+    let threads = Threads::start(&app)?;
+    tracing::info!(
+        address = %threads.address, role = "worker", workers = config.server.workers, tls = config.server.tls.is_some(), routes = app.routes(),
+        "serving"
+    );
+    runtime.block_on(async {
+        loop {
+            tokio::select! {
+                _ = signals.terminate.recv() => break,
+                _ = signals.interrupt.recv() => break,
+                _ = signals.hangup.recv() => reload_worker(&app, config_path, &environment),
+            }
+        }
+    });
+    tracing::info!(patience_s = config.server.drain.as_secs(), "draining");
+    app.begin_drain();
+    threads.stop();
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn reload_worker(app: &WorkerApp, config_path: &Path, environment: &Environment) {
+    let loaded = WorkerConfig::load(config_path, environment).map_err(anyhow::Error::from);
+    match loaded.and_then(|config| app.reload(&config).map_err(anyhow::Error::from)) {
+        Ok(()) => tracing::info!(routes = app.routes(), "configuration reloaded"),
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "configuration not reloaded; the last good one stays")
+        }
+    }
+}
+
+fn run_gateway(config_path: &Path, role: Role) -> Result<()> {
+    let environment = Environment::of_process();
+    let config = Config::load(config_path, &environment)?.in_role(role)?;
     crate::log::start(&config.log)?;
     // What the store writes is for its owner alone, whoever made its folder.
     rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
@@ -74,7 +151,7 @@ pub fn run(config_path: &Path) -> Result<()> {
         address = %running.address, workers = config.server.workers, tls = config.server.tls.is_some(),
         store = %config.store.dir.display(), routes = config.routing.routes.len(), "serving"
     );
-    runtime.block_on(until_stopped(&running.app, signals, config_path, &environment))?;
+    runtime.block_on(until_stopped(&running.app, signals, config_path, &environment, role))?;
     tracing::info!(patience_s = config.server.drain.as_secs(), "draining");
     running.stop();
     tracing::info!("stopped; the books are closed");
@@ -84,18 +161,79 @@ pub fn run(config_path: &Path) -> Result<()> {
 /// Starts everything and returns once requests are taken.
 pub fn start(config: &Config, clock: Clock) -> Result<Running> {
     let (app, store) = App::start(config, clock)?;
-    let listener = listen(config.server.listen)
-        .with_context(|| format!("cannot listen on {}; is another process there?", config.server.listen))?;
-    let address = listener.local_addr()?;
-    let tls = config.server.tls.as_ref().map(acceptor).transpose()?;
-    let (stop, stopped) = watch::channel(false);
-    let mut workers = Vec::with_capacity(config.server.workers);
-    for n in 0..config.server.workers {
-        let worker = Worker { app: Arc::clone(&app), tls: tls.clone(), stopped: stopped.clone() };
-        let listener = listener.try_clone()?;
-        workers.push(thread::Builder::new().name(format!("worker-{n}")).spawn(move || worker.run(listener))?);
+    let threads = Threads::start(&app)?;
+    Ok(Running { app, address: threads.address, store, threads })
+}
+
+// === impl House ===
+
+impl House for App {
+    fn listening(&self) -> &Listening {
+        &self.server
     }
-    Ok(Running { app, address, store, stop, workers })
+
+    fn connections(&self) -> &Gauge {
+        &self.metrics.connections
+    }
+
+    async fn handle(self: Arc<Self>, peer: IpAddr, request: Request<Incoming>) -> Response<Body> {
+        routes::handle(self, peer, request).await
+    }
+
+    async fn none_under_way(&self) {
+        // Requests that may be repeated, and those of runtimes, go on without their callers.
+        self.twins.none_under_way().await;
+        self.local_work.none_under_way().await;
+    }
+}
+
+impl House for WorkerApp {
+    fn listening(&self) -> &Listening {
+        &self.server
+    }
+
+    fn connections(&self) -> &Gauge {
+        Self::connections(self)
+    }
+
+    async fn handle(self: Arc<Self>, peer: IpAddr, request: Request<Incoming>) -> Response<Body> {
+        Self::handle(self, peer, request).await
+    }
+
+    async fn none_under_way(&self) {
+        self.under_way.none_under_way().await;
+    }
+}
+
+// === impl Threads ===
+
+impl Threads {
+    fn start<H: House>(house: &Arc<H>) -> Result<Self> {
+        let server = house.listening();
+        let listener = listen(server.listen)
+            .with_context(|| format!("cannot listen on {}; is another process there?", server.listen))?;
+        let address = listener.local_addr()?;
+        let tls = server.tls.as_ref().map(acceptor).transpose()?;
+        let (stop, stopped) = watch::channel(false);
+        let mut all = Vec::with_capacity(server.workers);
+        for n in 0..server.workers {
+            let worker = Worker { house: Arc::clone(house), tls: tls.clone(), stopped: stopped.clone() };
+            let listener = listener.try_clone()?;
+            all.push(thread::Builder::new().name(format!("worker-{n}")).spawn(move || worker.run(listener))?);
+        }
+        Ok(Self { address, stop, all })
+    }
+
+    /// No new connections; what is under way ends or is cut off.
+    fn stop(self) {
+        // Nobody listening any more means that the threads have ended already.
+        let _ = self.stop.send(true);
+        for thread in self.all {
+            if thread.join().is_err() {
+                tracing::error!("a worker panicked");
+            }
+        }
+    }
 }
 
 // === impl Running ===
@@ -103,15 +241,9 @@ pub fn start(config: &Config, clock: Clock) -> Result<Running> {
 impl Running {
     /// Ends in order: no new connections, requests under way end or are cut off, the books are closed.
     pub fn stop(self) {
-        let Self { app, store, stop, workers, .. } = self;
+        let Self { app, store, threads, .. } = self;
         app.begin_drain();
-        // Nobody listening any more means that the workers have ended already.
-        let _ = stop.send(true);
-        for worker in workers {
-            if worker.join().is_err() {
-                tracing::error!("a worker panicked");
-            }
-        }
+        threads.stop();
         audit::tell_denials(&app, true);
         drop(app);
         store.close();
@@ -139,16 +271,19 @@ async fn until_stopped(
     mut signals: Signals,
     config_path: &Path,
     environment: &Environment,
+    role: Role,
 ) -> Result<()> {
     let indeterminate_age = Config::load(config_path, environment)?.store.indeterminate_age;
     let mut sweep = tokio::time::interval(SWEEP_EVERY);
     let mut retain = tokio::time::interval(RETAIN_EVERY);
+    let mut follow = tokio::time::interval(FOLLOW_EVERY);
     let mut retaining: Option<tokio::task::JoinHandle<()>> = None;
     loop {
         tokio::select! {
             _ = signals.terminate.recv() => return Ok(()),
             _ = signals.interrupt.recv() => return Ok(()),
-            _ = signals.hangup.recv() => reload(app, config_path, environment),
+            _ = signals.hangup.recv() => reload(app, config_path, environment, role),
+            _ = follow.tick() => app.follow_workers(),
             _ = sweep.tick() => tidy_books(app, indeterminate_age),
             _ = retain.tick() => {
                 if retaining.as_ref().is_none_or(tokio::task::JoinHandle::is_finished) {
@@ -182,8 +317,9 @@ fn note_configuration(app: &App, act: &'static str, path: &Path, config: &Config
 }
 
 /// Validated first, then all at once; what is wrong changes nothing.
-fn reload(app: &App, config_path: &Path, environment: &Environment) {
+fn reload(app: &App, config_path: &Path, environment: &Environment, role: Role) {
     let reloaded = Config::load(config_path, environment)
+        .and_then(|config| config.in_role(role))
         .map_err(anyhow::Error::from)
         .and_then(|config| app.reload(&config).map(|()| config).map_err(anyhow::Error::from));
     match reloaded {
@@ -220,15 +356,15 @@ fn acceptor(tls: &Tls) -> Result<TlsAcceptor> {
 }
 
 /// One thread's share of the work.
-struct Worker {
-    app: Arc<App>,
+struct Worker<H> {
+    house: Arc<H>,
     tls: Option<TlsAcceptor>,
     stopped: watch::Receiver<bool>,
 }
 
 // === impl Worker ===
 
-impl Worker {
+impl<H: House> Worker<H> {
     fn run(self, listener: TcpListener) {
         let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime,
@@ -245,7 +381,7 @@ impl Worker {
     }
 
     async fn accept(mut self, listener: tokio::net::TcpListener) {
-        let places = Arc::new(Semaphore::new(self.app.server.connections_max));
+        let places = Arc::new(Semaphore::new(self.house.listening().connections_max));
         let graceful = GracefulShutdown::new();
         loop {
             let place = tokio::select! {
@@ -264,11 +400,9 @@ impl Worker {
         drop(listener);
         let ends = async {
             graceful.shutdown().await;
-            // Requests that may be repeated go on without their callers.
-            self.app.twins.none_under_way().await;
-            self.app.local_work.none_under_way().await;
+            self.house.none_under_way().await;
         };
-        let drained = tokio::time::timeout(self.app.server.drain, ends).await;
+        let drained = tokio::time::timeout(self.house.listening().drain, ends).await;
         if drained.is_err() {
             tracing::warn!("requests were still under way at the end of the drain: cut off, and posted at their holds");
         }
@@ -291,22 +425,22 @@ impl Worker {
             tracing::debug!(%error, "a connection ended before it began");
             return;
         }
-        let (app, watcher, mut stopped) = (Arc::clone(&self.app), graceful.watcher(), self.stopped.clone());
+        let (house, watcher, mut stopped) = (Arc::clone(&self.house), graceful.watcher(), self.stopped.clone());
         match self.tls.clone() {
             None => drop(tokio::spawn(async move {
                 let http2 = tokio::select! {
-                    http2 = begins_as_http2(&socket, app.server.header_timeout) => http2,
+                    http2 = begins_as_http2(&socket, house.listening().header_timeout) => http2,
                     _ = stopped.changed() => None,
                 };
                 if let Some(http2) = http2 {
-                    converse(app, peer, socket, http2, watcher, place).await;
+                    converse(house, peer, socket, http2, watcher, place).await;
                 }
             })),
             Some(tls) => drop(tokio::spawn(async move {
                 match tokio::time::timeout(HANDSHAKE_PATIENCE, tls.accept(socket)).await {
                     Ok(Ok(secured)) => {
                         let http2 = secured.get_ref().1.alpn_protocol() == Some(b"h2");
-                        converse(app, peer, secured, http2, watcher, place).await;
+                        converse(house, peer, secured, http2, watcher, place).await;
                     }
                     Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
                     Err(_) => tracing::debug!("a TLS handshake took too long"),
@@ -325,25 +459,26 @@ async fn silence(spoken: &AtomicBool, patience: Duration) {
 }
 
 /// Serves one connection until it ends.
-async fn converse<S>(
-    app: Arc<App>,
+async fn converse<H, S>(
+    house: Arc<H>,
     peer: IpAddr,
     socket: S,
     http2: bool,
     watcher: hyper_util::server::graceful::Watcher,
     place: tokio::sync::OwnedSemaphorePermit,
 ) where
+    H: House,
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let header_timeout = app.server.header_timeout;
-    app.metrics.connections.inc();
+    let header_timeout = house.listening().header_timeout;
+    house.connections().inc();
     let spoken = Arc::new(AtomicBool::new(false));
     let service = service_fn({
-        let (app, spoken) = (Arc::clone(&app), Arc::clone(&spoken));
+        let (house, spoken) = (Arc::clone(&house), Arc::clone(&spoken));
         move |request| {
             spoken.store(true, Ordering::Relaxed);
-            let app = Arc::clone(&app);
-            async move { Ok::<_, Infallible>(routes::handle(app, peer, request).await) }
+            let house = Arc::clone(&house);
+            async move { Ok::<_, Infallible>(house.handle(peer, request).await) }
         }
     });
     let socket = TokioIo::new(socket);
@@ -363,7 +498,7 @@ async fn converse<S>(
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection ended badly");
     }
-    app.metrics.connections.dec();
+    house.connections().dec();
     drop(place);
 }
 

@@ -24,7 +24,7 @@ fn setup(more: &str) -> Setup {
 }
 
 /// A folder with a classifier of two labels.
-fn classifier(folder: &Path) {
+pub fn classifier(folder: &Path) {
     let words = [("card", "my card has not come"), ("rate", "what is the exchange rate")];
     let rows: Vec<Row> = (0..40)
         .map(|n| {

@@ -27,4 +27,5 @@ mod rivals;
 mod runs;
 mod scripted;
 mod wire;
+mod workers;
 mod world;

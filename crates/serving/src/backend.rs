@@ -27,6 +27,8 @@ pub struct Backend {
     headers: HeaderMap,
     chat: Uri,
     embeddings: Uri,
+    texts: Uri,
+    routes: Uri,
 }
 
 /// The head of a provider's answer, and its body still to come.
@@ -50,7 +52,14 @@ pub struct SendError {
 pub enum Endpoint {
     Chat,
     Embeddings,
+    /// A worker's.
+    Texts,
+    Routes,
 }
+
+/// Where a worker takes texts, and says what it serves.
+pub const TEXTS_PATH: &str = "/work/v1/texts";
+pub const ROUTES_PATH: &str = "/work/v1/routes";
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const AGENT: &str = concat!("tollgate/", env!("CARGO_PKG_VERSION"));
@@ -84,9 +93,10 @@ impl Backend {
             value.set_sensitive(true);
             headers.insert(AUTHORIZATION, value);
         }
-        let (chat, embeddings) =
-            (join(&provider.base_url, "/chat/completions"), join(&provider.base_url, "/embeddings"));
-        Self { provider, client, headers, chat, embeddings }
+        let at = |path: &str| join(&provider.base_url, path);
+        let (chat, embeddings) = (at("/chat/completions"), at("/embeddings"));
+        let (texts, routes) = (at(TEXTS_PATH), at(ROUTES_PATH));
+        Self { provider, client, headers, chat, embeddings, texts, routes }
     }
 
     /// Sends the request and waits for the head of the answer, for `time_left` at most.
@@ -102,6 +112,8 @@ impl Backend {
         *request.uri_mut() = match endpoint {
             Endpoint::Chat => self.chat.clone(),
             Endpoint::Embeddings => self.embeddings.clone(),
+            Endpoint::Texts => self.texts.clone(),
+            Endpoint::Routes => self.routes.clone(),
         };
         *request.headers_mut() = self.headers.clone();
         request.headers_mut().insert(REQUEST_ID, request_id);

@@ -87,10 +87,14 @@ fn metrics(app: &App, peer: IpAddr, headers: &HeaderMap) -> Result<Response<Body
         let known = access::recognised(app, &Method::GET, headers, peer);
         known.ok().filter(|operator| !operator.is_tenants()).ok_or(Refusal::InvalidApiKey)?;
     }
-    let mut response = text(StatusCode::OK, &app.render_metrics());
+    Ok(openmetrics(&app.render_metrics()))
+}
+
+pub fn openmetrics(rendered: &str) -> Response<Body> {
+    let mut response = text(StatusCode::OK, rendered);
     let openmetrics = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
     response.headers_mut().insert(CONTENT_TYPE, openmetrics);
-    Ok(response)
+    response
 }
 
 pub fn json(body: Bytes) -> Response<Body> {
@@ -99,7 +103,7 @@ pub fn json(body: Bytes) -> Response<Body> {
     response
 }
 
-fn text(status: StatusCode, text: &str) -> Response<Body> {
+pub fn text(status: StatusCode, text: &str) -> Response<Body> {
     let mut response = Response::new(Body::Whole(Bytes::copy_from_slice(text.as_bytes())));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));

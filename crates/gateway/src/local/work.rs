@@ -75,7 +75,8 @@ pub struct Classified {
     pub stages: Vec<&'static str>,
 }
 
-// As answers name them.
+/// As answers name them.
+pub const STAGES: [&str; 3] = [HASHED, ENCODER, MIXED];
 const HASHED: &str = "hashed";
 const ENCODER: &str = "encoder";
 const MIXED: &str = "mixed";
@@ -116,6 +117,14 @@ impl From<Refusal> for Stopped {
 impl Work {
     pub fn new(whose: Whose, terms: Terms, patience: Duration) -> Self {
         Self { whose, terms, patience, since: Stopwatch::start(), cpu: Duration::ZERO, tokens: 0 }
+    }
+
+    pub fn whose(&self) -> &Whose {
+        &self.whose
+    }
+
+    pub fn terms(&self) -> Terms {
+        self.terms
     }
 
     /// How long it may still take.
@@ -351,6 +360,13 @@ impl Runtime {
     }
 }
 
+/// Why work is turned away, for callers.
+pub const REASONS: [&str; 4] = [BUSY, TOO_LATE, TENANT_FULL, QUEUE_FULL];
+const BUSY: &str = "the model is busy: this would not be answered within its goal";
+const TOO_LATE: &str = "this would not be answered before the deadline you set";
+const TENANT_FULL: &str = "you have as much waiting as you may have";
+const QUEUE_FULL: &str = "as much is waiting as may wait";
+
 fn tokenised(model: &Model, number: usize, text: &str, truncate: bool) -> Result<Item, Refusal> {
     let refuse = |what: String| Refusal::invalid_param(format!("text {number} of 'input' {what}"), "input");
     let tokens = model.tokenize(text).map_err(|error| refuse(format!("cannot be read: {error}")))?;
@@ -388,10 +404,10 @@ fn turned_away(turned: Turned) -> Refusal {
                 "x-tollgate-deadline-ms is less than the work takes, however little there is to do",
             );
         }
-        Why::Overloaded => "the model is busy: this would not be answered within its goal",
-        Why::TooLate => "this would not be answered before the deadline you set",
-        Why::TenantFull => "you have as much waiting as you may have",
-        Why::QueueFull => "as much is waiting as may wait",
+        Why::Overloaded => BUSY,
+        Why::TooLate => TOO_LATE,
+        Why::TenantFull => TENANT_FULL,
+        Why::QueueFull => QUEUE_FULL,
     };
     Refusal::Overloaded { reason, retry_after: turned.retry_after.unwrap_or(RETRY) }
 }

@@ -36,10 +36,11 @@ pub fn markdown() -> String {
     presets(&mut page);
     section(&mut page, "[runtimes.NAME]", &schema_for!(super::RawRuntime).to_value());
     section(&mut page, "[routes.\"NAME\"]", &schema_for!(super::RawRoute).to_value());
+    section(&mut page, "[workers]", &schema_for!(super::RawWorkers).to_value());
     let known = schema_for!(RawConfig).to_value();
     debug_assert_eq!(
         known["properties"].as_object().map(serde_json::Map::len),
-        Some(11),
+        Some(12),
         "a new section needs its part"
     );
     page

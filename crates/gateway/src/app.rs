@@ -27,6 +27,7 @@ use crate::access::Access;
 use crate::admin::audit::Reads;
 use crate::alerts::Alerts;
 use crate::audit::Denials;
+use crate::coalesce::Coalescer;
 use crate::config::{self, Config, Route, Routing};
 use crate::decisions::Decisions;
 use crate::laws;
@@ -49,6 +50,8 @@ pub struct App {
     pub local_work: LocalWork,
     /// What templates have answered.
     pub run_cache: RunCache,
+    /// Requests that wait to be sent together.
+    pub coalescer: Coalescer,
     pub admission: Admission,
     /// Who may do what with whose.
     pub guard: Guard,
@@ -144,6 +147,7 @@ impl App {
             twins: Arc::default(),
             local_work: LocalWork::default(),
             run_cache: RunCache::default(),
+            coalescer: Coalescer::default(),
             admission,
             guard: Guard::shipped(),
             metrics: Metrics::new(config.server.metric_tenants_max),

@@ -325,7 +325,7 @@ fn again(status: StatusCode) -> Again {
 
 /// Statuses that do not say that no work was done: what stands between us and the provider (408, 502, 504, and 520 to
 /// 524 of a content network) gave up waiting for it, or it did something else than was asked (2xx, 3xx).
-fn may_have_worked(status: StatusCode) -> bool {
+pub fn may_have_worked(status: StatusCode) -> bool {
     matches!(status.as_u16(), 200..=399 | 408 | 502 | 504 | 520..=524)
 }
 

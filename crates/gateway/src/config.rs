@@ -224,6 +224,10 @@ pub struct RawRoute {
     /// from 0 to 3. A provider that wants to be left alone for more than 2 seconds is not asked again.
     #[serde(default)]
     pub retries: u32,
+    /// Small requests of one tenant for embeddings (at most 16 texts and 8 KiB, alike in all but their texts) that come while two
+    /// calls are under way are sent together, each charged its own share. The provider is told the ids of all in `x-request-id`.
+    #[serde(default)]
+    pub coalesce: bool,
     /// Who is asked next, in this order, when one certainly did no work: `[{ provider = "...", model = "..." }]`, at most 4;
     /// `model` may be left out as above. All of it within the first provider's `total_timeout_ms` and one reservation,
     /// which grows first where the next one is dearer; one that has no price in force, or that the budget does not afford,
@@ -322,6 +326,8 @@ pub struct Route {
     /// Of each of them.
     pub retries: u32,
     pub fallbacks: Vec<Arc<Route>>,
+    /// Whether small requests for embeddings are sent together.
+    pub coalesce: bool,
 }
 
 /// Who answers a route.
@@ -698,6 +704,7 @@ impl Check<'_> {
                 server,
                 retries: route.retries,
                 fallbacks: Vec::new(),
+                coalesce: false,
             }));
         }
         made
@@ -771,6 +778,7 @@ impl Check<'_> {
             server: Server::Provider(Arc::clone(provider)),
             retries: raw.retries,
             fallbacks: Vec::new(),
+            coalesce: raw.coalesce,
         }
     }
 

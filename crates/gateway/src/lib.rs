@@ -8,6 +8,7 @@
 //! - [`receipt`]: requests stated, signed, and verified.
 //! - [`idempotent`]: requests that may be repeated and are charged once; [`twins`]: those of them that are under way.
 //! - [`admin`]: the control plane, `/admin/v1`; [`access`]: who speaks to it; [`audit`]: what is noted of it.
+//! - `coalesce`: small requests for embeddings, sent as one. [`workers`]: work handed to other processes.
 //! - [`reconcile`]: a provider's bill against the ledger.
 //! - [`app`]: what every request can reach; [`serve`]: workers, signals, an orderly end.
 //! - [`laws`], [`decisions`]: policy bundles, and what they said lately.
@@ -19,6 +20,7 @@ pub mod alerts;
 pub mod app;
 mod attempts;
 pub mod audit;
+mod coalesce;
 pub mod command;
 pub mod config;
 pub mod decisions;

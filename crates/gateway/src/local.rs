@@ -119,11 +119,24 @@ pub async fn serve(
         under_way.finished(Outcome::NotSent, None, None);
         return Err(Refusal::Overloaded { reason: "too many requests are under way here", retry_after: RETRY });
     };
-    let (reply, told) = oneshot::channel();
-    let (mut caller, _presence) = Caller::new();
-    let working = tokio::spawn(async move {
+    detached(move |mut caller| async move {
         let _place = place;
-        let answered = Job::new(under_way, permit, local, terms, bypass).run(wanted, &mut caller).await;
+        Job::new(under_way, permit, local, terms, bypass).run(wanted, &mut caller).await
+    })
+    .await
+}
+
+/// Has it go on without its caller, who is told of as [`Caller`].
+pub async fn detached<F, W>(work: W) -> Result<Response<Body>, Refusal>
+where
+    W: FnOnce(Caller) -> F,
+    F: Future<Output = Result<Response<Body>, Refusal>> + Send + 'static,
+{
+    let (reply, told) = oneshot::channel();
+    let (caller, _presence) = Caller::new();
+    let working = work(caller);
+    let working = tokio::spawn(async move {
+        let answered = working.await;
         // Nobody may be there to hear it.
         let _ = reply.send(answered);
     });

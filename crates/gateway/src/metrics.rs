@@ -38,6 +38,7 @@ pub struct Metrics {
     budget_used: Family<Labels, Gauge<f64, AtomicU64>>,
     budget_alerts: Family<Labels, Counter>,
     cache_requests: Family<Labels, Counter>,
+    coalesced: [Counter; 2],
     workers_up: FloatGauges,
     workers_in_flight: FloatGauges,
     drift: Gauge<f64, AtomicU64>,
@@ -141,6 +142,9 @@ impl Metrics {
             "Requests that a worker was handed and has not answered",
             Family::clone(&workers_in_flight),
         );
+        let coalesced = [Counter::default(), Counter::default()];
+        registry.register("tollgate_coalesced_calls", "Calls that requests could share", coalesced[0].clone());
+        registry.register("tollgate_coalesced_requests", "Requests that were sent in such calls", coalesced[1].clone());
         let cache_requests = Family::<Labels, Counter>::default();
         registry.register(
             "tollgate_cache_requests",
@@ -184,6 +188,7 @@ impl Metrics {
             budget_used,
             budget_alerts,
             cache_requests,
+            coalesced,
             workers_up,
             workers_in_flight,
             drift,
@@ -249,6 +254,13 @@ impl Metrics {
             Some(_) => OTHER,
         };
         self.budget_alerts.get_or_create(&vec![("tenant", tenant.to_owned()), ("window", window.to_string())]).inc();
+    }
+
+    /// Counts a call that so many requests share.
+    pub fn coalesced(&self, requests: usize) {
+        let [calls, all] = &self.coalesced;
+        calls.inc();
+        all.inc_by(requests as u64);
     }
 
     /// Counts what a cache had to do with a request.

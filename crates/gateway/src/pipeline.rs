@@ -33,6 +33,7 @@ use tollgate_types::{Call, EndUserId, PicoSum, Refusal, RequestId, Surface};
 
 use crate::app::App;
 use crate::attempts::{self, Answered, Question};
+use crate::coalesce;
 use crate::config::{Route, Server};
 use crate::decisions::Judgement;
 use crate::gate;
@@ -182,11 +183,21 @@ pub async fn fulfil(asked: Asked, claim: Option<Claim>) -> Result<Response<Body>
     if let Some(Here { local, wanted, terms, bypass }) = here {
         return local::serve(under_way, permit, local, wanted, terms, bypass).await;
     }
+    if surface == Surface::Embeddings
+        && let Some(part) = coalesce::part(&under_way.route, body)
+    {
+        return coalesce::serve(under_way, permit, part, body.clone()).await;
+    }
     let question = Question { wire: &wire, body };
-    let Answered { mut under_way, permit, answer } = attempts::answered(under_way, permit, question).await?;
+    let Answered { under_way, permit, answer } = attempts::answered(under_way, permit, question).await?;
     if wire.call.stream && is_event_stream(&answer.headers) {
         return Ok(stream(under_way, permit, answer, &wire.call));
     }
+    reply_read(under_way, permit, answer).await
+}
+
+/// Reads a whole answer, settles it and passes it on.
+pub async fn reply_read(mut under_way: Underway, permit: AppPermit, answer: Answer) -> Result<Response<Body>, Refusal> {
     let reading = Stopwatch::start();
     let whole = match read_whole(&under_way, answer).await {
         Ok(whole) => whole,

@@ -248,6 +248,7 @@ impl Runtimes {
             server: Server::Local(Arc::new(local)),
             retries: 0,
             fallbacks: Vec::new(),
+            coalesce: false,
         })
     }
 

@@ -9,6 +9,7 @@ mod access;
 mod alone;
 mod audit;
 mod boundary;
+mod coalesce;
 mod encoder;
 mod fallbacks;
 mod faults;

@@ -18,7 +18,7 @@ use crate::world::{Http, PROVIDER_KEY, ask, ask_stream, bearer, eventually, simu
 const CHAT: &str = "/v1/chat/completions";
 
 /// Runs `tollgate ledger reconcile` over `files`.
-async fn reconcile(program: &Program, files: &[PathBuf], more: &[&str]) -> (Ended, Value) {
+pub async fn reconcile(program: &Program, files: &[PathBuf], more: &[&str]) -> (Ended, Value) {
     let mut command = Command::new(BINARY);
     command
         .args(["ledger", "reconcile", "--json", "--url", &program.base])
@@ -32,7 +32,7 @@ async fn reconcile(program: &Program, files: &[PathBuf], more: &[&str]) -> (Ende
 }
 
 /// Writes down what the simulator exports, once nothing is in flight there.
-async fn export(place: &Place, path: &str, name: &str) -> PathBuf {
+pub async fn export(place: &Place, path: &str, name: &str) -> PathBuf {
     let truth = place.sim.truth();
     eventually("the simulator's work to end", async || (truth.totals().in_flight == 0).then_some(())).await;
     let base = place.sim.base_url();

@@ -34,6 +34,7 @@ pub fn read_if_there(path: &Path, most: usize) -> Result<Option<Vec<u8>>, ReadEr
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests make the files they read")]
 mod tests {
     use super::*;
 

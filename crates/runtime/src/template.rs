@@ -284,6 +284,7 @@ impl Default for Cache {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests make the files they read")]
 mod tests {
     use serde_json::json;
 

@@ -10,7 +10,7 @@ use tollgate_runtime::head::figures::{figures, likeliest};
 use tollgate_runtime::head::ngrams::{EMBED_DIMS, TEXT_BYTES_MAX, embed};
 use tollgate_runtime::head::rows::{Fault, Row};
 use tollgate_runtime::head::train::{Phase, Settings, Source, TrainError, Trained, train};
-use tollgate_runtime::head::{ClassifyError, Features, Head, likeliest};
+use tollgate_runtime::head::{ClassifyError, Features, Head};
 
 const QUESTIONS: [(&str, [&str; 4]); 3] = [
     (
@@ -80,7 +80,7 @@ fn it_answers_questions_it_has_not_seen() {
         ("Why was I CHARGED twice", "fee"),
     ] {
         let probabilities = head.classify(Features::Text(text)).expect("short");
-        let top = likeliest(head.labels(), &probabilities, 2);
+        let top = tollgate_runtime::head::likeliest(head.labels(), &probabilities, 2);
         assert_eq!((top.len(), top[0].label), (2, expected), "{text}: {top:?}");
         assert!(top[0].probability > 0.5 && top[0].probability > top[1].probability, "{text}: {top:?}");
     }

@@ -13,6 +13,7 @@
 
 pub mod answer;
 pub mod backend;
+pub mod coalesce;
 pub mod concurrency;
 pub mod local;
 pub mod meter;

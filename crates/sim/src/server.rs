@@ -45,7 +45,7 @@ const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
 /// What one answer may have written ahead of its client.
 const STREAM_SEND_BYTES_MAX: usize = 64 * 1024;
 /// A request id that is longer is replaced by one of ours.
-const REQUEST_ID_BYTES_MAX: usize = 128;
+const REQUEST_ID_BYTES_MAX: usize = 2_048;
 /// Out of file descriptors, there is nothing to accept for a moment.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 /// When the simulated models were made: 2026-01-01.

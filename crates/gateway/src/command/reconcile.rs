@@ -6,8 +6,11 @@ use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use tollgate_client::{AdminClient, BilledRequest, Finding, FindingKind, LedgerBucketsQuery, Reconciliation};
-use tollgate_types::{RequestId, Timestamp};
+use tollgate_client::{
+    AdminClient, BilledRequest, ClientError, Confidence, Finding, FindingKind, LedgerBucketsQuery, Reconciliation,
+    UsageEvent, UsageState,
+};
+use tollgate_types::{PicoUsd, RequestId, Timestamp, Usage};
 
 use super::progress::{end_progress, show_progress};
 use super::table::{Column, or_none, table, usd};
@@ -15,6 +18,7 @@ use super::{Answer, Connection, Failure};
 use crate::reconcile::bill::{BillError, DOCUMENT_BYTES_MAX, Format, format_of};
 use crate::reconcile::buckets::{self, COLUMNS, COST, Series};
 use crate::reconcile::compare::{Line, Row, Tolerance, compare};
+use crate::reconcile::shared::{Known, split};
 use crate::reconcile::{amount, simulator};
 
 #[derive(Debug, clap::Args)]
@@ -107,6 +111,7 @@ impl ReconcileArgs {
             let progress = |lines| show_progress(&format!("{}: {lines} lines", path.display()));
             bill.add(BufReader::new(open(path)?), progress).map_err(|error| wrong(path, &error))?;
         }
+        self.take_apart(client, &mut bill).await?;
         let mut found = Found { foreign: std::mem::take(&mut bill.foreign), ..Found::default() };
         let billed: Vec<(RequestId, simulator::Billed)> = bill.requests.into_iter().collect();
         let [first, last] = self.ends(&billed);
@@ -130,6 +135,28 @@ impl ReconcileArgs {
         }
         end_progress();
         Ok(self.told(&found))
+    }
+
+    /// Tells each request its part of the calls that it shared, by what the ledger says of all who did.
+    async fn take_apart(&self, client: &AdminClient, bill: &mut simulator::Bill) -> Result<(), Failure> {
+        let shared = std::mem::take(&mut bill.shared);
+        for (number, (ids, usage, cost)) in shared.iter().enumerate() {
+            if number.is_multiple_of(100) {
+                show_progress(&format!("{number} of {} shared calls taken apart", shared.len()));
+            }
+            let mut known = Vec::with_capacity(ids.len());
+            for id in ids {
+                known.push(match client.receipt(&id.to_string()).await {
+                    Ok(receipt) => known_of(&receipt.event)?,
+                    Err(ClientError::Refused { status: 404, .. }) => Known::default(),
+                    Err(error) => return Err(error.into()),
+                });
+            }
+            for (id, (usage, cost)) in ids.iter().zip(split(usage, *cost, &known)) {
+                bill.add_part(*id, &usage, cost).map_err(|error| Failure::Failed(error.to_string()))?;
+            }
+        }
+        Ok(())
     }
 
     fn piece(
@@ -289,6 +316,26 @@ impl ReconcileArgs {
         });
         Answer::new(text, &json).passed_if(off.is_empty())
     }
+}
+
+fn known_of(event: &UsageEvent) -> Result<Known, Failure> {
+    let picousd = |text: &str| {
+        text.parse::<u64>().map_err(|_| Failure::Failed(format!("{}: {text:?} is no amount", event.request_id)))
+    };
+    let usage = Usage {
+        input_tokens: event.input_tokens,
+        cached_input_tokens: event.cached_input_tokens,
+        audio_input_tokens: event.audio_input_tokens,
+        output_tokens: event.output_tokens,
+        ..Usage::default()
+    };
+    let (cost, overrun) = (picousd(&event.cost_picousd)?, picousd(&event.overrun_picousd)?);
+    Ok(Known {
+        usage,
+        cost: PicoUsd(cost.saturating_add(overrun)),
+        hold: PicoUsd(picousd(&event.hold_cost_picousd)?),
+        measured: event.state == UsageState::Posted && event.confidence == Some(Confidence::Measured),
+    })
 }
 
 fn entry(id: RequestId, billed: &simulator::Billed) -> BilledRequest {

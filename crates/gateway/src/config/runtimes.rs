@@ -238,6 +238,7 @@ impl Check<'_> {
             ("model", raw.model.is_some()),
             ("retries", raw.retries > 0),
             ("fallbacks", !raw.fallbacks.is_empty()),
+            ("coalesce", raw.coalesce),
         ];
         for (field, said) in providers_own {
             if said {

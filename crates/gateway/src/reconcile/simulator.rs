@@ -19,6 +19,8 @@ const ATTEMPTS_MAX: u32 = 128;
 pub struct Bill {
     pub requests: BTreeMap<RequestId, Billed>,
     pub attempts: u64,
+    /// Calls that several requests shared, by the ids of all.
+    pub shared: Vec<(Vec<RequestId>, Usage, PicoUsd)>,
     /// Attempts whose ids are none of Tollgate's: somebody asked the provider around it.
     pub foreign: Foreign,
 }
@@ -86,6 +88,12 @@ impl Bill {
     fn take(&mut self, line: &Line<'_>) -> Result<(), String> {
         let cost: u64 = line.cost_picousd.parse().map_err(|_| "cost_picousd is no whole number of picodollars")?;
         self.attempts += 1;
+        if let Some(ids) = shared_ids(&line.request_id) {
+            let mut billed = Billed::default();
+            billed.add(line, cost)?;
+            self.shared.push((ids, billed.usage, billed.cost));
+            return Ok(());
+        }
         let Ok(id) = line.request_id.parse::<RequestId>() else {
             self.foreign.attempts += 1;
             self.foreign.cost_picousd += u128::from(cost);
@@ -97,6 +105,20 @@ impl Bill {
         }
         self.requests.entry(id).or_default().add(line, cost)
     }
+
+    /// Adds a request's part of a call that it shared.
+    pub fn add_part(&mut self, id: RequestId, usage: &Usage, cost: PicoUsd) -> Result<(), BillError> {
+        let billed = self.requests.entry(id).or_default();
+        billed.sum(usage, cost).map_err(|problem| BillError::at(id, problem))
+    }
+}
+
+/// The ids of several requests of ours, joined by commas.
+fn shared_ids(text: &str) -> Option<Vec<RequestId>> {
+    if !text.contains(',') {
+        return None;
+    }
+    text.split(',').map(|id| id.parse().ok()).collect()
 }
 
 // === impl Billed ===
@@ -114,6 +136,19 @@ impl Billed {
             ));
         }
         self.attempts |= bit;
+        let usage = Usage {
+            input_tokens: line.prompt_tokens,
+            cached_input_tokens: line.cached_tokens,
+            audio_input_tokens: line.prompt_audio_tokens,
+            output_tokens: line.completion_tokens,
+            reasoning_tokens: line.reasoning_tokens,
+            audio_output_tokens: line.completion_audio_tokens,
+            ..Usage::default()
+        };
+        self.sum(&usage, PicoUsd(cost))
+    }
+
+    fn sum(&mut self, more: &Usage, cost: PicoUsd) -> Result<(), String> {
         let Usage {
             input_tokens,
             cached_input_tokens,
@@ -125,13 +160,13 @@ impl Billed {
             audio_output_tokens,
         } = &mut self.usage;
         let sums = [
-            (input_tokens, line.prompt_tokens),
-            (cached_input_tokens, line.cached_tokens),
-            (audio_input_tokens, line.prompt_audio_tokens),
-            (output_tokens, line.completion_tokens),
-            (reasoning_tokens, line.reasoning_tokens),
-            (audio_output_tokens, line.completion_audio_tokens),
-            (&mut self.cost.0, cost),
+            (input_tokens, more.input_tokens),
+            (cached_input_tokens, more.cached_input_tokens),
+            (audio_input_tokens, more.audio_input_tokens),
+            (output_tokens, more.output_tokens),
+            (reasoning_tokens, more.reasoning_tokens),
+            (audio_output_tokens, more.audio_output_tokens),
+            (&mut self.cost.0, cost.0),
         ];
         for (sum, more) in sums {
             *sum = sum.checked_add(more).ok_or("its attempts together are more than 64 bits hold")?;
@@ -171,6 +206,20 @@ mod tests {
         let one = bill.requests[&RequestId(1)];
         assert_eq!((one.cost, one.usage.input_tokens, one.usage.cached_input_tokens), (PicoUsd(37), 15, 2));
         assert_eq!((one.usage.audio_input_tokens, one.usage.output_tokens, one.usage.reasoning_tokens), (4, 6, 2));
+    }
+
+    #[test]
+    fn a_line_of_several_requests_is_kept_apart_and_their_parts_add_up_with_their_own() {
+        let other = "req_00000000000000000000000000000002";
+        let both = format!("{ONE},{other}");
+        let mut bill =
+            read(&[line(&both, 1, 10, "7"), line(ONE, 1, 5, "30"), line("a,b", 1, 1, "1")]).expect("good lines");
+        assert_eq!((bill.shared.len(), bill.foreign.attempts), (1, 1));
+        let (ids, usage, cost) = bill.shared.remove(0);
+        assert_eq!((ids, usage.input_tokens, cost), (vec![RequestId(1), RequestId(2)], 10, PicoUsd(7)));
+        bill.add_part(RequestId(1), &Usage { input_tokens: 4, ..Usage::default() }, PicoUsd(3)).expect("small");
+        let one = bill.requests[&RequestId(1)];
+        assert_eq!((one.usage.input_tokens, one.cost), (9, PicoUsd(33)));
     }
 
     #[test]

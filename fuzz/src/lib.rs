@@ -9,6 +9,7 @@ pub mod admin_body;
 pub mod audit;
 pub mod chat_request;
 pub mod config;
+pub mod handed;
 pub mod headers;
 pub mod ids_and_money;
 pub mod journal_frame;
@@ -19,6 +20,7 @@ pub mod provider_usage;
 pub mod receipt;
 pub mod snapshot;
 pub mod sse;
+pub mod template;
 
 /// One parser's property, and good inputs to begin from.
 #[derive(Clone, Copy, Debug)]
@@ -33,12 +35,16 @@ pub struct Target {
 }
 
 /// All of them, by the names of the binaries.
-pub const TARGETS: [Target; 16] = [
+pub const TARGETS: [Target; 20] = [
     ids_and_money::TARGET,
     price_book::TARGET,
     chat_request::CHAT,
     chat_request::EMBEDDINGS,
     local_request::TARGET,
+    template::MANIFEST,
+    template::RUN,
+    handed::WORK,
+    handed::TOGETHER,
     sse::TARGET,
     provider_usage::TARGET,
     config::TARGET,

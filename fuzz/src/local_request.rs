@@ -46,6 +46,7 @@ pub fn check_local_request(data: &[u8]) {
         match wanted.shape {
             Shape::Labels { top_k } => assert!(surface == Surface::Classify && (1..=1_000).contains(&top_k)),
             Shape::Vectors { .. } => assert_eq!(surface, Surface::Embeddings),
+            Shape::Run { .. } => panic!("a run has a surface of its own"),
         }
         let Some(plain) = by_serde(data) else { continue };
         let texts: Vec<&str> = match &plain["input"] {

@@ -160,6 +160,7 @@ macro_rules! targets {
 }
 
 targets! {
-    ids_and_money price_book chat_request embeddings_request local_request sse provider_usage config journal_frame snapshot
+    ids_and_money price_book chat_request embeddings_request local_request template_manifest template_run handed_work
+    coalesced sse provider_usage config journal_frame snapshot
     admin_body headers receipt policy_module policy_archive audit
 }

@@ -26,6 +26,8 @@ use crate::procfs::{Consumption, consumption};
 use crate::schedule::Schedule;
 use crate::sse::{Event, SseReader, carries_text};
 
+/// How often somebody knocks where nobody listens.
+const KNOCK_EVERY: Duration = Duration::from_millis(20);
 /// A request without a complete answer after this long counts as broken.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
 /// Odd, and far from any simple fraction: multiples of it scatter evenly (Knuth, TAOCP 3, 6.4).
@@ -44,6 +46,16 @@ pub struct Load {
     pub requests_max: Option<u64>,
     /// The process whose CPU time and memory are measured, with its children.
     pub pid: Option<u32>,
+    pub manners: Manners,
+}
+
+/// How an open loop's callers take what is not an answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Manners {
+    /// Who is refused, and told when to come again, comes again then, once.
+    pub heed: bool,
+    /// Who finds nobody listening knocks until somebody does.
+    pub patient: bool,
 }
 
 /// The one request that is sent again and again, for one key or for many in turn.
@@ -83,6 +95,11 @@ pub struct Outcome {
     pub gaps: Latencies,
     pub events: u64,
     pub body_bytes: u64,
+    /// What those were told who came again when told.
+    pub told_wait: Latencies,
+    /// Of those: all, and who was answered then. Neither is in `statuses`.
+    pub heeded: u64,
+    pub heeded_ok: u64,
     pub elapsed: Duration,
     /// Of the process asked for: CPU time used meanwhile, memory at the end.
     pub consumed: Option<Consumption>,
@@ -181,12 +198,15 @@ impl Load {
 
     async fn run_open(&self, schedule: Schedule, connections_max: usize, tally: &Tally) -> Result<()> {
         let lanes = Arc::new(Lanes::new(connections_max));
-        lanes.open_some(&self.ask.origin).await?;
+        if !self.manners.patient {
+            lanes.open_some(&self.ask.origin).await?;
+        }
         let total = schedule.arrivals_before(self.during).min(self.requests_max.unwrap_or(u64::MAX));
         let mut arrivals = arrivals(schedule, total)?;
         let mut calls = JoinSet::new();
         while let Some(intended) = arrivals.recv().await {
-            calls.spawn(call_once(self.ask.clone(), intended, Arc::clone(&lanes), Arc::clone(tally)));
+            let (ask, lanes, tally) = (self.ask.clone(), Arc::clone(&lanes), Arc::clone(tally));
+            calls.spawn(call_once(ask, intended, lanes, tally, self.manners));
             while calls.try_join_next().is_some() {}
         }
         calls.join_all().await;
@@ -259,31 +279,63 @@ impl Lanes {
     }
 }
 
-async fn call_once(ask: Ask, intended: Instant, lanes: Arc<Lanes>, tally: Tally) {
+async fn call_once(ask: Ask, intended: Instant, lanes: Arc<Lanes>, tally: Tally, manners: Manners) {
     let _lane = lanes.free.acquire().await.expect("the semaphore is never closed");
     let mut connection = lock(&lanes.idle).pop();
+    if manners.patient && connection.is_none() {
+        connection = knock(&ask.origin, intended + REQUEST_TIMEOUT).await;
+    }
     // What failed is in the tally.
-    let _ = call_on(&mut connection, &ask, intended, &tally).await;
+    let told = call_on(&mut connection, &ask, intended, &tally).await;
+    if let Ok(Some(wait)) = told
+        && manners.heed
+    {
+        tokio::time::sleep(wait).await;
+        let again = Tally::default();
+        let _ = call_on(&mut connection, &ask, clock::now(), &again).await;
+        let is_answered = lock(&again).statuses.contains_key(&StatusCode::OK.as_u16());
+        let mut tally = lock(&tally);
+        tally.told_wait.record(wait);
+        tally.heeded += 1;
+        tally.heeded_ok += u64::from(is_answered);
+    }
     if let Some(connection) = connection {
         lock(&lanes.idle).push(connection);
     }
 }
 
+/// A connection, as soon as somebody listens.
+async fn knock(origin: &Origin, until: Instant) -> Option<Connection> {
+    while clock::now() < until {
+        if let Ok(connection) = Connection::open(origin).await {
+            return Some(connection);
+        }
+        tokio::time::sleep(KNOCK_EVERY).await;
+    }
+    None
+}
+
 // === one request ===
 
 /// Sends the request, on a new connection if there is none or the server has closed it, and books what came of it.
-/// After an error, which is booked too, there is no connection.
-async fn call_on(connection: &mut Option<Connection>, ask: &Ask, start: Instant, tally: &Tally) -> Result<()> {
+/// After an error, which is booked too, there is no connection. Says when to come again, if it was refused with a word on that.
+async fn call_on(
+    connection: &mut Option<Connection>,
+    ask: &Ask,
+    start: Instant,
+    tally: &Tally,
+) -> Result<Option<Duration>> {
     let call = async {
         let mut usable = Connection::reuse(connection.take(), &ask.origin).await?;
         let response = usable.send(ask.request()).await.context("no answer")?;
+        let told = wait_told(&response);
         read_answer(response, ask.stream, start, tally).await?;
-        anyhow::Ok(usable)
+        anyhow::Ok((usable, told))
     };
     match tokio::time::timeout(REQUEST_TIMEOUT, call).await.context("no complete answer in time").flatten() {
-        Ok(usable) => {
+        Ok((usable, told)) => {
             *connection = Some(usable);
-            Ok(())
+            Ok(told)
         }
         Err(error) => {
             let mut tally = lock(tally);
@@ -292,6 +344,11 @@ async fn call_on(connection: &mut Option<Connection>, ask: &Ask, start: Instant,
             Err(error)
         }
     }
+}
+
+fn wait_told(response: &Response<Incoming>) -> Option<Duration> {
+    let told = response.headers().get("retry-after-ms")?.to_str().ok()?.parse().ok()?;
+    (response.status() == StatusCode::TOO_MANY_REQUESTS).then_some(Duration::from_millis(told))
 }
 
 async fn read_answer(response: Response<Incoming>, stream: bool, start: Instant, tally: &Tally) -> Result<()> {
@@ -413,7 +470,14 @@ mod tests {
         block_on(async {
             let ask = Ask::post(server, "/", &["tg_x"], "{}", stream).unwrap();
             let pid = Some(std::process::id());
-            let load = Load { ask, mode, during: Duration::from_secs(30), requests_max: Some(requests), pid };
+            let load = Load {
+                ask,
+                mode,
+                during: Duration::from_secs(30),
+                requests_max: Some(requests),
+                pid,
+                manners: Manners::default(),
+            };
             load.run().await.unwrap()
         })
     }

@@ -10,7 +10,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tollgate_bench::http::Origin;
-use tollgate_bench::load::{self, Ask, Load, Mode};
+use tollgate_bench::load::{self, Ask, Load, Manners, Mode};
 use tollgate_bench::report::{LoadReport, last_line, line, load_table, progress};
 use tollgate_bench::side_by_side::Durations;
 use tollgate_bench::{clock, side_by_side, storm};
@@ -78,6 +78,12 @@ struct LoadArguments {
     model: String,
     #[arg(long, default_value_t = 60)]
     max_tokens: u32,
+    /// Open loop: who is refused and told when to come again does so, once.
+    #[arg(long)]
+    heed: bool,
+    /// Open loop: where nobody listens yet, knock until somebody does.
+    #[arg(long)]
+    patient: bool,
     /// Measure CPU time and memory of this process and its children.
     #[arg(long)]
     pid: Option<u32>,
@@ -219,7 +225,14 @@ impl LoadArguments {
             LoopMode::Open => Mode::Open { rate_per_s: self.rate, connections_max: self.connections },
         };
         let during = Duration::try_from_secs_f64(self.duration).context("--duration is not a time")?;
-        Ok(Load { ask, mode, during, requests_max: self.requests, pid: self.pid })
+        Ok(Load {
+            ask,
+            mode,
+            during,
+            requests_max: self.requests,
+            pid: self.pid,
+            manners: Manners { heed: self.heed, patient: self.patient },
+        })
     }
 
     fn usual_path(&self) -> &'static str {

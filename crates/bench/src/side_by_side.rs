@@ -17,7 +17,7 @@ use crate::admin::{BudgetSetting, Picousd, Whose};
 use crate::disk::fdatasync_latencies;
 use crate::http::Origin;
 use crate::latency::Latencies;
-use crate::load::{Ask, Load, Mode, Outcome, chat_body};
+use crate::load::{Ask, Load, Manners, Mode, Outcome, chat_body};
 use crate::process::{Server, free_ports, pin_to};
 use crate::procfs::consumption;
 use crate::report::{last_line, line, megabytes, progress};
@@ -265,7 +265,14 @@ impl Contender {
     }
 
     async fn leg(&self, what: &str, ask: &Ask, mode: Mode, during: Duration) -> Result<Outcome> {
-        let load = Load { ask: ask.clone(), mode, during, requests_max: None, pid: Some(self.pid) };
+        let load = Load {
+            ask: ask.clone(),
+            mode,
+            during,
+            requests_max: None,
+            pid: Some(self.pid),
+            manners: Manners::default(),
+        };
         let outcome = load.run().await?;
         outcome.demand_success(&format!("{} {what}", self.name))?;
         Ok(outcome)

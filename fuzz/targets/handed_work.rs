@@ -1,0 +1,5 @@
+//! `check_work` under libFuzzer; see the property in the library.
+#![no_main]
+#![expect(clippy::disallowed_methods, reason = "libFuzzer's macro writes files of its own")]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| tollgate_fuzz::handed::check_work(data));

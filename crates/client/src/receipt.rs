@@ -82,7 +82,7 @@ pub struct ReceiptStatement {
     pub overrun: ReceiptAmounts,
     /// Fingerprint of the policy that let the request pass. None: there was no policy.
     pub policy: Option<String>,
-    /// What a cache had to do with it: `bypass` means nothing.
+    /// `hit`: all of its input was answered before, and nothing was worked on. `bypass`: it was.
     #[schema(example = "bypass")]
     pub cache: String,
     /// None: the caller sent no `Idempotency-Key`.

@@ -52,6 +52,7 @@ pub struct App {
     pub run_cache: RunCache,
     /// Requests that wait to be sent together.
     pub coalescer: Coalescer,
+    pub coalesced_work: LocalWork,
     pub admission: Admission,
     /// Who may do what with whose.
     pub guard: Guard,
@@ -137,7 +138,7 @@ impl App {
             let laws = laws::all(directory, &store.dir).map_err(StartError::Policy)?;
             Ok::<_, StartError>(Admission::new(directory, laws, prices, store.vault.api_key_hasher(), clock))
         })?;
-        let (runtimes, routing) = Runtimes::load(config, &Runtimes::default(), store.books.clock())?;
+        let (runtimes, routing) = Runtimes::load(config, None, store.books.clock())?;
         let app = Self {
             books: Arc::clone(&store.books),
             journal: store.journal.clone(),
@@ -148,6 +149,7 @@ impl App {
             local_work: LocalWork::default(),
             run_cache: RunCache::default(),
             coalescer: Coalescer::default(),
+            coalesced_work: LocalWork::default(),
             admission,
             guard: Guard::shipped(),
             metrics: Metrics::new(config.server.metric_tenants_max),
@@ -189,7 +191,7 @@ impl App {
     /// Takes over what a reload may change. Requests under way keep what they began with.
     pub fn reload(&self, config: &Config) -> Result<(), StartError> {
         let prices = load_prices(&config.price_books, &Layout::of(&self.dir))?;
-        let (runtimes, routing) = Runtimes::load(config, &self.runtimes.load_full(), self.clock())?;
+        let (runtimes, routing) = Runtimes::load(config, Some(&*self.runtimes.load_full()), self.clock())?;
         self.admission.publish_prices(prices);
         // What is not used any more ends when the last request that it answers has ended.
         self.routing.store(Arc::new(routing));
@@ -200,10 +202,8 @@ impl App {
 
     /// Takes over what the workers serve by now.
     pub fn follow_workers(&self) {
-        match self.runtimes.load().followed(&self.workers_seen) {
-            None => {}
-            Some(Ok(routing)) => self.routing.store(Arc::new(routing)),
-            Some(Err(error)) => tracing::error!(%error, "what the workers serve now cannot be taken over"),
+        if let Some(routing) = self.runtimes.load().followed(&self.workers_seen, &self.routing.load()) {
+            self.routing.store(Arc::new(routing));
         }
     }
 

@@ -330,7 +330,7 @@ pub fn may_have_worked(status: StatusCode) -> bool {
 }
 
 /// What the provider says about coming again, in either of its two headers.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let number = |name: &str| headers.get(name)?.to_str().ok()?.trim().parse::<u64>().ok();
     let millis = number("retry-after-ms").map(Duration::from_millis);
     millis.or_else(|| number(RETRY_AFTER.as_str()).map(Duration::from_secs))

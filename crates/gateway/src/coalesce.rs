@@ -16,12 +16,12 @@ use tokio::sync::oneshot;
 use tollgate_serving::Provider;
 use tollgate_serving::backend::Endpoint;
 use tollgate_serving::coalesce::{self, Part, joined, shares, vectors};
-use tollgate_serving::{answer, provider};
+use tollgate_serving::{Answer, SendError, answer, provider};
 use tollgate_tokens::Tokenizer;
 use tollgate_types::clock::Stopwatch;
 use tollgate_types::refusal::ProviderFaultKind;
 use tollgate_types::usage::Outcome;
-use tollgate_types::{Refusal, RequestId, TenantId, Usage};
+use tollgate_types::{Refusal, RequestId, TenantId, Timestamp, Usage};
 
 use crate::app::App;
 use crate::attempts::{self, Answered, Question, backend_of_this_worker, may_have_worked};
@@ -37,8 +37,14 @@ const MEMBERS_MAX: usize = 32;
 /// Texts of a call, and their bytes.
 const TEXTS_MAX: usize = 256;
 const BYTES_MAX: usize = 64 * 1024;
-/// Calls of a kind under way before requests are gathered.
-const CALLS_MAX: usize = 2;
+/// Calls of a kind under way before requests are gathered. Where more waits than fits one call another is begun, up to a bound.
+const CALLS_BEFORE: usize = 2;
+const CALLS_MAX: usize = 64;
+/// Requests of a kind that wait at most; who comes then goes by itself.
+const WAITING_MAX: usize = 1_024;
+/// A provider that is too busy is asked once more, for all of them: after as long as it says, but no longer than this.
+const BUSY_WAIT: Duration = Duration::from_millis(200);
+const BUSY_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// Requests that wait for a call of their kind.
 #[derive(Debug, Default)]
@@ -67,6 +73,8 @@ struct Member {
     part: Part,
     /// Of each text: its tokens, or where nobody can count them its bytes.
     weights: Vec<u64>,
+    /// Nobody waits for it any longer than this.
+    until: Timestamp,
     told: oneshot::Sender<Told>,
 }
 
@@ -79,6 +87,11 @@ enum Told {
     },
     /// The call certainly did no work.
     Undone,
+    /// Nor did it when it was made again: the provider is too busy.
+    Busy {
+        status: u16,
+        retry_after: Option<Duration>,
+    },
     /// It may have.
     Broke(ProviderFaultKind),
 }
@@ -98,11 +111,7 @@ pub fn part(route: &Route, body: &Bytes) -> Option<Part> {
 /// Has it sent with others, and answers.
 pub async fn serve(under_way: Underway, permit: AppPermit, part: Part, body: Bytes) -> Result<Response<Body>, Refusal> {
     let app = Arc::clone(&under_way.app);
-    let Some(place) = app.local_work.enter() else {
-        permit.void(Outcome::NotSent);
-        under_way.finished(Outcome::NotSent, None, None);
-        return Err(Refusal::Overloaded { reason: "too many requests are under way here", retry_after: RETRY });
-    };
+    let Some(place) = app.coalesced_work.enter() else { return alone(under_way, permit, &body).await };
     detached(move |mut caller| async move {
         let _place = place;
         together(under_way, permit, part, body, &mut caller).await
@@ -127,22 +136,25 @@ async fn together(
         rest: part.rest.clone(),
     };
     let (told, mut hears) = oneshot::channel();
+    let until = under_way.app.clock().steady().plus(under_way.total);
     let weights = weights(&route, &part);
     let sender = Sender { app: Arc::clone(&under_way.app), route, kind };
-    sender.take(Member { id, part, weights, told });
+    if !sender.take(Member { id, part, weights, until, told }) {
+        attempts::come_back(&mut under_way, &mut permit);
+        return alone(under_way, permit, &body).await;
+    }
     let patience = under_way.total;
     let heard = tokio::select! {
         heard = &mut hears => Some(heard),
         () = caller.gone() => None,
         () = tokio::time::sleep(patience) => None,
     };
-    let is_gone = caller.is_gone();
     let heard = match heard {
         Some(heard) => heard,
         // Who was not sent yet owes nothing; who was hears what it came to.
         None if sender.withdraw(id) => {
             attempts::come_back(&mut under_way, &mut permit);
-            let outcome = if is_gone { Outcome::ClientGone } else { Outcome::NotSent };
+            let outcome = if caller.is_gone() { Outcome::ClientGone } else { Outcome::NotSent };
             permit.void(outcome);
             under_way.finished(outcome, None, None);
             let kind = ProviderFaultKind::Timeout("begin to answer");
@@ -151,6 +163,7 @@ async fn together(
         None => hears.await,
     };
     under_way.waited += since.elapsed();
+    let is_gone = caller.is_gone();
     match heard {
         Ok(Told::Answered { body, usage }) => {
             let outcome = match (usage.is_some(), is_gone) {
@@ -171,7 +184,22 @@ async fn together(
                 under_way.finished(Outcome::ClientGone, None, None);
                 return Err(Refusal::Overloaded { reason: "the caller has left", retry_after: RETRY });
             }
+            if under_way.waited >= under_way.total {
+                permit.void(Outcome::NotSent);
+                under_way.finished(Outcome::NotSent, None, None);
+                return Err(fault(&under_way.route, ProviderFaultKind::Timeout("begin to answer"), None));
+            }
             alone(under_way, permit, &body).await
+        }
+        Ok(Told::Busy { status, retry_after }) => {
+            attempts::come_back(&mut under_way, &mut permit);
+            // Somebody else may have time; the same one, asked by each of them, has not.
+            if !is_gone && !under_way.route.fallbacks.is_empty() && under_way.waited < under_way.total {
+                return alone(under_way, permit, &body).await;
+            }
+            permit.void(Outcome::ProviderRefused);
+            under_way.finished(Outcome::ProviderRefused, None, None);
+            Err(fault(&under_way.route, ProviderFaultKind::Status(status), retry_after))
         }
         Ok(Told::Broke(kind)) => Err(broken(under_way, permit, kind).await),
         // Whoever sent it is gone, and nobody knows how far it got.
@@ -207,13 +235,17 @@ impl Coalescer {
 // === impl Sender ===
 
 impl Sender {
-    /// Takes a request among those that wait; where few calls are under way, one begins at once.
-    fn take(&self, member: Member) {
+    /// Takes a request among those that wait, if there is room; where few calls are under way, or many wait, one begins at once.
+    fn take(&self, member: Member) -> bool {
         let mut all = self.app.coalescer.lock();
         let waiting = all.entry(self.kind.clone()).or_default();
+        if waiting.members.len() >= WAITING_MAX {
+            return false;
+        }
         waiting.members.push_back(member);
-        if waiting.calls >= CALLS_MAX {
-            return;
+        let begins = waiting.calls < CALLS_BEFORE || (waiting.is_more_than_a_call() && waiting.calls < CALLS_MAX);
+        if !begins {
+            return true;
         }
         waiting.calls += 1;
         drop(all);
@@ -224,6 +256,7 @@ impl Sender {
                 calling.sender.send(members).await;
             }
         });
+        true
     }
 
     /// Takes a request back that is not sent yet.
@@ -239,9 +272,18 @@ impl Sender {
     async fn send(&self, members: Vec<Member>) {
         self.app.metrics.coalesced(members.len());
         let texts: Vec<usize> = members.iter().map(|member| member.part.texts.len()).collect();
-        match self.asked(&members, texts.iter().sum()).await {
+        let mut asked = self.asked(&members, texts.iter().sum()).await;
+        if let Err(Failed::Busy { retry_after, .. }) = asked
+            && let wait = retry_after.unwrap_or(BUSY_WAIT)
+            && wait <= BUSY_WAIT_MAX
+        {
+            tokio::time::sleep(wait).await;
+            asked = self.asked(&members, texts.iter().sum()).await;
+        }
+        match asked {
             Ok((whole, usage)) => self.share_out(members, &texts, &whole, usage),
             Err(Failed::Undone) => tell(members, |_| Told::Undone),
+            Err(Failed::Busy { status, retry_after }) => tell(members, |_| Told::Busy { status, retry_after }),
             Err(Failed::Broke(kind)) => tell(members, |_| Told::Broke(kind)),
         }
     }
@@ -249,28 +291,33 @@ impl Sender {
     async fn asked(&self, members: &[Member], texts: usize) -> Result<(Bytes, Option<Usage>), Failed> {
         let provider: &Arc<Provider> = self.route.provider();
         let borne = match &provider.bearing {
-            Some(bearing) => Some(bearing.enter().ok_or(Failed::Undone)?),
+            Some(bearing) => Some(bearing.enter().ok_or(Failed::Busy { status: 429, retry_after: bearing.floor() })?),
             None => None,
         };
         let body = joined(&self.route.target.model, members.iter().map(|member| &member.part));
         let ids = members.iter().map(|member| member.id.to_string()).collect::<Vec<_>>().join(",");
         let ids = HeaderValue::try_from(ids).map_err(|_| Failed::Undone)?;
         let since = Stopwatch::start();
-        let total = self.route.target.total_timeout;
+        // As long as each of them waits for it.
+        let now = self.app.clock().steady();
+        let total = members.iter().map(|member| member.until.since(now)).min().unwrap_or_default();
+        if total.is_zero() {
+            return Err(Failed::Undone);
+        }
         let sent = backend_of_this_worker(provider).send(Endpoint::Embeddings, ids, body, total).await;
+        note(borne, sent.as_ref(), since.elapsed());
         let answer = sent.map_err(|error| match error.maybe_sent {
             true => Failed::Broke(error.fault),
             false => Failed::Undone,
         })?;
         if answer.status != StatusCode::OK {
-            note(borne, &answer.status, since.elapsed());
-            let status = answer.status.as_u16();
-            return Err(match may_have_worked(answer.status) {
-                true => Failed::Broke(ProviderFaultKind::Status(status)),
-                false => Failed::Undone,
+            let (status, retry_after) = (answer.status.as_u16(), attempts::retry_after(&answer.headers));
+            return Err(match status {
+                _ if may_have_worked(answer.status) => Failed::Broke(ProviderFaultKind::Status(status)),
+                429 | 503 | 529 => Failed::Busy { status, retry_after },
+                _ => Failed::Undone,
             });
         }
-        note(borne, &answer.status, since.elapsed());
         let left = total.saturating_sub(since.elapsed());
         let reading = read_up_to(answer.body, self.app.server.answer_bytes_max, provider.timeouts.idle);
         let read = tokio::time::timeout(left, reading).await;
@@ -318,6 +365,7 @@ fn shared(usage: &Usage, weights: &[u64]) -> Vec<Usage> {
 #[derive(Clone, Copy)]
 enum Failed {
     Undone,
+    Busy { status: u16, retry_after: Option<Duration> },
     Broke(ProviderFaultKind),
 }
 
@@ -328,11 +376,12 @@ fn tell(members: Vec<Member>, mut of: impl FnMut(usize) -> Told) {
     }
 }
 
-fn note(borne: Option<provider::Borne>, status: &StatusCode, after: Duration) {
+fn note(borne: Option<provider::Borne>, sent: Result<&Answer, &SendError>, after: Duration) {
     let Some(mut borne) = borne else { return };
-    match status.as_u16() {
-        200 => borne.answered(after),
-        429 | 503 | 529 => borne.dropped(),
+    match sent {
+        Ok(answer) if answer.status == StatusCode::OK => borne.answered(after),
+        Ok(answer) if matches!(answer.status.as_u16(), 429 | 503 | 529) => borne.dropped(),
+        Err(error) if matches!(error.fault, ProviderFaultKind::Timeout(_)) => borne.dropped(),
         _ => {}
     }
 }
@@ -367,6 +416,16 @@ impl Calling {
             return None;
         }
         Some(members)
+    }
+}
+
+impl Waiting {
+    /// Whether more waits than fits one call.
+    fn is_more_than_a_call(&self) -> bool {
+        let texts = || self.members.iter().flat_map(|member| &member.part.texts);
+        self.members.len() > MEMBERS_MAX
+            || texts().count() > TEXTS_MAX
+            || texts().map(|text| text.len()).sum::<usize>() > BYTES_MAX
     }
 }
 

@@ -117,7 +117,7 @@ pub enum Command {
     )]
     Template(template::TemplateArgs),
     /// Run a use case, with one of the tenant's keys
-    #[command(after_help = "Example:\n  tollgate run support-triage --input '{\"message\": \"Where is my parcel?\"}'")]
+    #[command(after_help = "Example:\n  tollgate run support-triage --file message.json")]
     Run(run::RunArgs),
     /// Check the configuration, the store, the providers and the running gateway
     #[command(after_help = "Example:\n  tollgate doctor --config tollgate.toml")]

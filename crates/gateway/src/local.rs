@@ -218,7 +218,10 @@ struct Done {
 impl Job {
     fn new(under_way: Underway, permit: AppPermit, local: Arc<Local>, terms: Terms, bypass: bool) -> Self {
         let kept_for = runs::time_to_live(&local, under_way.judged.obligations()).filter(|_| !bypass);
-        let work = Work::new(Whose::of(&under_way.principal), terms, under_way.total);
+        // After its deadline nobody waits for it.
+        let now = under_way.app.clock().steady();
+        let until = terms.deadline.map_or(Duration::MAX, |deadline| deadline.since(now));
+        let work = Work::new(Whose::of(&under_way.principal), terms, under_way.total.min(until));
         Self { under_way, permit, local, kept_for, work, cached_tokens: 0, since: Stopwatch::start() }
     }
 
@@ -392,7 +395,7 @@ impl Job {
 }
 
 fn labels(local: &Local, classified: &Classified, top_k: usize, tokens: u64) -> Bytes {
-    let Classified { probabilities, stages } = classified;
+    let Classified { probabilities, stages, .. } = classified;
     let both = probabilities.iter().zip(stages).enumerate();
     let all: Vec<Labelled> =
         both.map(|(index, (probabilities, stage))| labelled(local, index, probabilities, stage, top_k)).collect();

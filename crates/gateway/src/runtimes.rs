@@ -94,7 +94,12 @@ pub enum Task {
 pub struct Runtimes {
     here: BTreeMap<String, Arc<Runtime>>,
     handed: Option<Handed>,
+    /// By their routes: read at the start and at a reload, and at no other time.
+    templates: BTreeMap<String, Used>,
 }
+
+/// A template, and the policy that comes with it.
+type Used = (Arc<Template>, Option<Arc<Law>>);
 
 /// Work that goes to other processes, and what the configuration says of it.
 #[derive(Debug)]
@@ -115,7 +120,7 @@ pub enum RuntimesError {
     Workers(String),
 }
 
-/// At a reload the workers have been asked all along: what they do not serve by now they will not.
+/// At a reload workers are waited for no longer than this: whoever reloads does nothing else meanwhile.
 const RELOAD_PATIENCE: Duration = Duration::from_secs(3);
 
 /// How hashed n-grams are called.
@@ -137,12 +142,14 @@ const WARMING: [&str; 8] = [
 impl Runtimes {
     /// Loads what is configured, and gives it its routes among the others. What is the same as in `before` goes on as it is,
     /// with what waits for it. A gateway whose workers do the work asks them what they serve.
-    pub fn load(config: &Config, before: &Self, clock: &Clock) -> Result<(Self, Routing), RuntimesError> {
+    pub fn load(config: &Config, before: Option<&Self>, clock: &Clock) -> Result<(Self, Routing), RuntimesError> {
         let routes = &config.routing.local_routes;
-        let all = match config.role {
-            Role::Gateway => Self { here: BTreeMap::new(), handed: Handed::load(config, before, clock)? },
-            Role::All | Role::Worker => Self { here: before.loaded(routes, &config.runtimes, clock)?, handed: None },
+        let templates = templates(routes)?;
+        let (here, handed) = match config.role {
+            Role::Gateway => (BTreeMap::new(), Handed::load(config, before, clock)?),
+            Role::All | Role::Worker => (loaded(before, routes, &config.runtimes, clock)?, None),
         };
+        let all = Self { here, handed, templates };
         let routing = all.joined(&config.routing, &config.runtimes)?;
         Ok((all, routing))
     }
@@ -150,10 +157,11 @@ impl Runtimes {
     /// The same for a worker: only what is done with texts.
     pub fn load_for_worker(
         config: &WorkerConfig,
-        before: &Self,
+        before: Option<&Self>,
         clock: &Clock,
     ) -> Result<(Self, BTreeMap<String, Arc<Local>>), RuntimesError> {
-        let all = Self { here: before.loaded(&config.routes, &config.runtimes, clock)?, handed: None };
+        let here = loaded(before, &config.routes, &config.runtimes, clock)?;
+        let all = Self { here, handed: None, templates: BTreeMap::new() };
         let mut routes = BTreeMap::new();
         for (name, said) in &config.routes {
             let made = all.local(name, said, &config.runtimes);
@@ -161,29 +169,6 @@ impl Runtimes {
             routes.insert(name.clone(), Arc::new(made));
         }
         Ok((all, routes))
-    }
-
-    fn loaded(
-        &self,
-        routes: &BTreeMap<String, LocalRoute>,
-        runtimes: &BTreeMap<String, config::Runtime>,
-        clock: &Clock,
-    ) -> Result<BTreeMap<String, Arc<Runtime>>, RuntimesError> {
-        let mut all = BTreeMap::new();
-        for (name, settings) in runtimes {
-            // Threads for what nobody asks would only take memory. A cascade begins at the hashed one.
-            let is_used = routes.values().any(|route| *route.runtime == **name || (route.cascade && name == HASHED));
-            if !is_used {
-                continue;
-            }
-            let same = self.here.get(name).filter(|runtime| runtime.settings == *settings && runtime.is_still_there());
-            let runtime = match same {
-                Some(same) => Arc::clone(same),
-                None => Arc::new(Runtime::load(settings, clock)?),
-            };
-            all.insert(name.clone(), runtime);
-        }
-        Ok(all)
     }
 
     /// Notes for the metrics how each runtime and worker stands.
@@ -196,11 +181,22 @@ impl Runtimes {
         }
     }
 
-    /// The routing anew, if the workers serve something else since. `seen`: what was known when it was asked last.
-    pub fn followed(&self, seen: &AtomicU64) -> Option<Result<Routing, RuntimesError>> {
+    /// The routing anew, if the workers serve something else since: `seen` is what was known when it was asked last. A route
+    /// that they serve in no way that fits stays as it is in `now`.
+    pub fn followed(&self, seen: &AtomicU64, now: &Routing) -> Option<Routing> {
         let handed = self.handed.as_ref()?;
-        let now = handed.fleet.generation.load(Ordering::Acquire);
-        (seen.swap(now, Ordering::AcqRel) != now).then(|| self.joined(&handed.routing, &handed.settings))
+        let generation = handed.fleet.generation.load(Ordering::Acquire);
+        if seen.swap(generation, Ordering::AcqRel) == generation {
+            return None;
+        }
+        let mut followed = now.clone();
+        for (name, said) in &handed.routing.local_routes {
+            match self.route(name, said, &handed.settings) {
+                Ok(made) => drop(followed.routes.insert(name.clone(), Arc::new(made))),
+                Err(why) => tracing::error!(route = %name, why, "what the workers serve now cannot be taken over"),
+            }
+        }
+        Some(followed)
     }
 
     /// The routing with the routes of runtimes.
@@ -226,8 +222,7 @@ impl Runtimes {
     ) -> Result<Route, String> {
         let local = self.local(name, said, settings)?;
         let settings = settings.get(&*said.runtime).ok_or("its runtime is not there")?;
-        let template = said.template.as_deref().map(template).transpose()?;
-        let (template, law) = template.map(|(template, law)| (Arc::new(template), law)).unzip();
+        let (template, law) = self.templates.get(name).cloned().unzip();
         let target = Target {
             route: name.into(),
             provider: LOCAL.into(),
@@ -302,12 +297,50 @@ impl Runtimes {
     }
 }
 
+/// The runtimes that routes need. What is the same as before goes on as it is.
+fn loaded(
+    before: Option<&Runtimes>,
+    routes: &BTreeMap<String, LocalRoute>,
+    runtimes: &BTreeMap<String, config::Runtime>,
+    clock: &Clock,
+) -> Result<BTreeMap<String, Arc<Runtime>>, RuntimesError> {
+    let mut all = BTreeMap::new();
+    for (name, settings) in runtimes {
+        // Threads for what nobody asks would only take memory. A cascade begins at the hashed one.
+        let is_used = routes.values().any(|route| *route.runtime == **name || (route.cascade && name == HASHED));
+        if !is_used {
+            continue;
+        }
+        let same = before
+            .and_then(|before| before.here.get(name))
+            .filter(|runtime| runtime.settings == *settings && runtime.is_still_there());
+        let runtime = match same {
+            Some(same) => Arc::clone(same),
+            None => Arc::new(Runtime::load(settings, clock)?),
+        };
+        all.insert(name.clone(), runtime);
+    }
+    Ok(all)
+}
+
+/// The templates of all routes that are for one.
+fn templates(routes: &BTreeMap<String, LocalRoute>) -> Result<BTreeMap<String, Used>, RuntimesError> {
+    let mut all = BTreeMap::new();
+    for (name, route) in routes {
+        if let Some(folder) = &route.template {
+            let used = template(folder).map_err(|why| RuntimesError::Route { route: name.clone(), why })?;
+            all.insert(name.clone(), used);
+        }
+    }
+    Ok(all)
+}
+
 /// A template, and the policy that comes with it.
-fn template(folder: &Path) -> Result<(Template, Option<Arc<Law>>), String> {
+fn template(folder: &Path) -> Result<Used, String> {
     let template = Template::load(folder).map_err(|error| format!("template: {error}"))?;
     let law = template.policy().map(|folder| laws::in_folder(&folder).map(Arc::new)).transpose();
     let law = law.map_err(|why| format!("template: its policy {why}"))?;
-    Ok((template, law))
+    Ok((Arc::new(template), law))
 }
 
 fn does(runtime: &Runtime, task: &Task) -> Does {
@@ -350,13 +383,15 @@ impl Local {
 // === impl Handed ===
 
 impl Handed {
-    fn load(config: &Config, before: &Runtimes, clock: &Clock) -> Result<Option<Self>, RuntimesError> {
+    fn load(config: &Config, before: Option<&Runtimes>, clock: &Clock) -> Result<Option<Self>, RuntimesError> {
         let wanted: Vec<&str> = config.routing.local_routes.keys().map(String::as_str).collect();
         let Some(workers) = config.workers.as_ref().filter(|_| !wanted.is_empty()) else { return Ok(None) };
-        let same = before.handed.as_ref().filter(|handed| handed.workers.is_as(workers));
+        let same = before.and_then(|before| before.handed.as_ref()).filter(|handed| handed.workers.is_as(workers));
+        // Who reloads has others waiting.
+        let patience = if before.is_some() { RELOAD_PATIENCE } else { workers.patience };
         let fleet = match same {
-            Some(same) => same.fleet.wait_for(&wanted, RELOAD_PATIENCE).map(|()| Arc::clone(&same.fleet)),
-            None => Fleet::start(workers, &wanted, clock.clone()),
+            Some(same) => same.fleet.wait_for(&wanted, patience).map(|()| Arc::clone(&same.fleet)),
+            None => Fleet::start(workers, &wanted, patience, clock.clone()),
         };
         Ok(Some(Self {
             fleet: fleet.map_err(RuntimesError::Workers)?,

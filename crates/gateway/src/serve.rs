@@ -184,6 +184,7 @@ impl House for App {
         // Requests that may be repeated, and those of runtimes, go on without their callers.
         self.twins.none_under_way().await;
         self.local_work.none_under_way().await;
+        self.coalesced_work.none_under_way().await;
     }
 }
 

@@ -10,6 +10,7 @@ use tollgate_types::Clock;
 
 use crate::program::{Place, Program};
 use crate::reconcile::{export, reconcile};
+use crate::scripted::{Reply, Scripted};
 use crate::world::{Answer, Setup, World, bearer, eventually, simulator};
 
 const ROUTES: &str = "[routes.together]\nprovider = \"sim\"\nmodel = \"text-embedding-3-small\"\ncoalesce = true\n";
@@ -116,6 +117,32 @@ async fn a_call_that_is_refused_is_taken_apart_and_each_goes_by_itself() {
     .await;
     assert!(answers.iter().all(|answer| answer.status == 200), "{}", answers[0].text());
     assert!(calls(&world).len() == 20 && calls(&world).iter().all(|ids| ids.len() == 1));
+    world.close().await;
+}
+
+/// One that is too busy is asked once more for all of them, and not by each.
+#[tokio::test]
+async fn a_provider_that_is_too_busy_is_not_asked_by_each_of_them() {
+    let busy = Scripted::start(Reply::error(429, Some(30))).await;
+    let more = format!(
+        "[providers.busy]\nbase_url = \"{}\"\npriced_as = \"simulator\"\n[routes.busy]\nprovider = \"busy\"\n\
+         model = \"text-embedding-3-small\"\ncoalesce = true\n",
+        busy.base_url
+    );
+    let world = World::of(Setup { more, ..Setup::default() }).await;
+    let answers = join_all((0..40).map(|n| {
+        let body = asked("busy", &json!(format!("text {n}")), &[]);
+        let world = &world;
+        async move { world.http.post("/v1/embeddings", &bearer(&world.key), body).await }
+    }))
+    .await;
+    for answer in &answers {
+        assert_eq!(answer.refusal(), (502, "provider_error".to_owned()), "{}", answer.text());
+        assert_eq!(answer.header("retry-after-ms"), Some("30"));
+    }
+    assert!(busy.count() < 20, "{}", busy.count());
+    let events = world.events().await;
+    assert!(events.len() == 40 && events.iter().all(|event| event.cost_picousd == "0" && event.ended_at.is_some()));
     world.close().await;
 }
 

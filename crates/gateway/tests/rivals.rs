@@ -12,8 +12,8 @@ use tollgate_gateway::serve;
 use tollgate_sim::Fault;
 use tollgate_types::{Clock, Timestamp};
 
-use crate::local::with_classifier;
 use crate::money::number;
+use crate::runs;
 use crate::world::{ADMIN_KEY, Answer, Setup, World, ask, ask_stream, bearer};
 
 /// What can be asked of a model, and costs money: each address of the table of routes, whole and as a stream where it streams.
@@ -31,7 +31,8 @@ fn spending(suffix: &str) -> Vec<(&'static str, Value)> {
 fn spending_anywhere() -> Vec<(&'static str, Value)> {
     let here = [
         ("/v1/embeddings", json!({"model": "words", "input": "one river"})),
-        ("/v1/classify", json!({"model": "triage", "input": "one river"})),
+        ("/v1/classify", json!({"model": "labels", "input": "one river"})),
+        ("/v1/runs", json!({"template": "triage", "input": {"message": "one river"}})),
     ];
     spending("").into_iter().chain(here).collect()
 }
@@ -52,7 +53,7 @@ async fn post(world: &World, path: &str, body: &Value) -> Answer {
 /// that is passed on as it came.
 #[tokio::test]
 async fn every_route_that_spends_asks_the_budget_first_as_they_did_not_in_litellm_11083_and_bifrost_2873() {
-    let world = with_classifier().await;
+    let world = runs::world_with(runs::POLICY).await;
     world.budget(json!({"tenant": "demo", "window": "lifetime", "cap_usd": "0.000000000001"})).await;
     let known = addresses_of_the_table();
     assert!(known.len() >= 2, "the table was read: {known:?}");

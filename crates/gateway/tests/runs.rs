@@ -18,7 +18,7 @@ const MANIFEST: &str = "id = \"triage\"\nversion = \"3\"\ntitle = \"t\"\nabout =
     [data]\nexamples = \"examples.jsonl\"\neval = \"eval.jsonl\"\n[policy]\nbundle = \"policy\"\n";
 const SCHEMA: &str = r#"{"type":"object","additionalProperties":false,"required":["message"],"properties":{
     "subject":{"type":"string"},"message":{"type":"string","minLength":1,"maxLength":60},"channel":{"enum":["mail","chat"]}}}"#;
-const POLICY: &str = "package tollgate.admission\nallow := true\n\
+pub const POLICY: &str = "package tollgate.admission\nallow := true\n\
     deny contains \"too long for this template\" if input.request.input_bytes > 5000\n\
     obligations := {\"redact\": [{\"name\": \"email\"}]}\n";
 
@@ -47,10 +47,14 @@ fn template(dir: &Path, policy: &str) -> String {
     train.args(["template", "train"]).arg(&folder).arg("--to").arg(&classifier);
     let trained = train.output().expect("it runs");
     assert!(trained.status.success(), "{}", String::from_utf8_lossy(&trained.stderr));
-    format!("[routes.triage]\nruntime = \"hashed\"\nclassifier = {classifier:?}\ntemplate = {folder:?}\n")
+    format!(
+        "[routes.triage]\nruntime = \"hashed\"\nclassifier = {classifier:?}\ntemplate = {folder:?}\n\
+         [routes.labels]\nruntime = \"hashed\"\nclassifier = {classifier:?}\n"
+    )
 }
 
-async fn world_with(policy: &str) -> World {
+/// A gateway with a template `triage`, its classifier by itself as `labels`, and embeddings as `words`.
+pub async fn world_with(policy: &str) -> World {
     let dir = tempfile::tempdir().expect("a folder");
     let more = template(dir.path(), policy);
     World::in_folder(Setup { more: more + "[routes.words]\nruntime = \"hashed\"\n", ..Setup::default() }, dir).await

@@ -294,6 +294,10 @@ async fn a_gateway_without_its_workers_and_a_worker_without_work_do_not_start() 
     configure(&place, &[], "");
     let ended = run(gateway_command(&place, WORKER_KEY)).await;
     assert_eq!((ended.code, ended.said.contains("workers.urls")), (Some(64), true), "{}", ended.said);
+    let twice = fleet.workers[0].base.clone();
+    configure(&place, &[twice.clone(), twice], "");
+    let ended = run(gateway_command(&place, WORKER_KEY)).await;
+    assert_eq!((ended.code, ended.said.contains("is there twice")), (Some(64), true), "{}", ended.said);
     configure(&place, &["here".to_owned()], "");
     let ended = run(gateway_command(&place, WORKER_KEY)).await;
     assert_eq!((ended.code, ended.said.contains("\"here\" is not an address")), (Some(64), true), "{}", ended.said);

@@ -15,6 +15,7 @@ const TABLE: &str = "
     chat                   k        k       -     -
     embeddings             k        k       -     -
     classify               k        k       -     -
+    run                    k        k       -     -
     models                 k        k       -     -
     receipt                K        K       -     -
     list_usage             PtbadAB  PtbadAB PAB   -

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
 
+use jsonschema::error::ValidationErrorKind;
 use jsonschema::{PatternOptions, Validator};
 use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
@@ -21,6 +22,10 @@ pub const MANIFEST_FILE: &str = "template.toml";
 pub const MANIFEST_BYTES_MAX: usize = 256 << 10;
 /// Fields that a text is made of.
 const FIELDS_MAX: usize = 64;
+/// What is said of an input that does not fit.
+const NAME_CHARS: usize = 64;
+const PLACE_CHARS: usize = 200;
+const REASON_CHARS: usize = 300;
 /// A compiled pattern of a schema is no larger, in bytes.
 const PATTERN_BYTES_MAX: usize = 1 << 20;
 
@@ -134,7 +139,7 @@ pub enum TemplateError {
     Rows { path: PathBuf, source: RowsError },
 }
 
-/// Why an input is not one of the template's. Holds nothing of the input itself.
+/// Why an input is not one of the template's. Holds no value of the input: of it only names of members, cut.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum InputError {
     #[error("{place}: {reason}")]
@@ -169,8 +174,15 @@ impl Template {
         self.schema.validate(input).map_err(|error| {
             let path = error.instance_path().to_string();
             let place = if path.is_empty() { "it".to_owned() } else { path };
-            // Of the value itself nothing is said: it may be long, and it is not ours to repeat.
-            InputError::Unfit { place, reason: error.masked().to_string() }
+            // Of the value itself nothing is said: it may be long, and it is not ours to repeat. Names are cut.
+            let reason = match error.kind() {
+                ValidationErrorKind::AdditionalProperties { unexpected } => {
+                    let first = unexpected.first().map(String::as_str).unwrap_or_default();
+                    format!("it may not have the member {:?}", cut(first, NAME_CHARS))
+                }
+                _ => cut(&error.masked().to_string(), REASON_CHARS),
+            };
+            InputError::Unfit { place: cut(&place, PLACE_CHARS), reason }
         })?;
         match self.text(input).trim().is_empty() {
             true => Err(InputError::NoText(self.manifest.input.text.join(" or "))),
@@ -203,6 +215,10 @@ impl Template {
         };
         rows::inputs(&bytes, text).map_err(|source| TemplateError::Rows { path, source })
     }
+}
+
+fn cut(text: &str, chars: usize) -> String {
+    text.chars().take(chars).collect()
 }
 
 fn schema(source: &[u8], fields: &[String]) -> Result<Validator, String> {
@@ -321,7 +337,9 @@ mod tests {
         };
         check(json!({ "subject": "secret words" }), &["it: ", "message"]);
         check(json!({ "message": 7 }), &["/message", "string"]);
-        check(json!({ "message": "a", "more": 1 }), &["more"]);
+        check(json!({ "message": "a", "more": 1 }), &["may not have the member \"more\""]);
+        let huge = template.check(&json!({ "message": "a", "m".repeat(100_000): 1 })).expect_err("a strange member");
+        assert!(huge.to_string().len() < 300);
         check(json!({ "message": " " }), &["no text", "subject or message"]);
         check(json!("a"), &["object"]);
         let said = template.check(&json!({ "message": "a", "subject": "my secret is sesame sesame" }));

@@ -140,7 +140,7 @@ impl ReconcileArgs {
     /// Tells each request its part of the calls that it shared, by what the ledger says of all who did.
     async fn take_apart(&self, client: &AdminClient, bill: &mut simulator::Bill) -> Result<(), Failure> {
         let shared = std::mem::take(&mut bill.shared);
-        for (number, (ids, usage, cost)) in shared.iter().enumerate() {
+        for (number, (ids, billed)) in shared.iter().enumerate() {
             if number.is_multiple_of(100) {
                 show_progress(&format!("{number} of {} shared calls taken apart", shared.len()));
             }
@@ -152,7 +152,7 @@ impl ReconcileArgs {
                     Err(error) => return Err(error.into()),
                 });
             }
-            for (id, (usage, cost)) in ids.iter().zip(split(usage, *cost, &known)) {
+            for (id, (usage, cost)) in ids.iter().zip(split(&billed.usage, billed.cost, &known)) {
                 bill.add_part(*id, &usage, cost).map_err(|error| Failure::Failed(error.to_string()))?;
             }
         }

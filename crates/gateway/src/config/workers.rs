@@ -150,7 +150,10 @@ impl Check<'_> {
         let authorities =
             raw.ca_file.as_ref().map(|file| self.certificates("workers.ca_file", file)).unwrap_or_default();
         let mut all = Vec::new();
-        for url in &raw.urls {
+        for (number, url) in raw.urls.iter().enumerate() {
+            if raw.urls[..number].contains(url) {
+                self.problem(format!("workers.urls: {url:?} is there twice"));
+            }
             let parsed = url.parse::<Uri>().ok().filter(|uri| {
                 matches!(uri.scheme_str(), Some("http" | "https")) && uri.authority().is_some() && uri.query().is_none()
             });

@@ -1,5 +1,5 @@
 //! Answers of runs that may be given again: to the same tenant, for the same text, under the same policy, template and model. In
-//! memory only. Each tenant has a room of its own, so that none sees in what time another's was found, or pushes it out.
+//! memory only. Each tenant has a room of its own, so that none sees in what time another's was found, or pushes it out one by one.
 //!
 //! Who asks for what is being made waits for it: one makes it, all get it.
 

@@ -47,7 +47,8 @@ pub fn time_to_live(local: &Local, obligations: &Obligations) -> Option<Duration
 
 /// Answers every text.
 pub(super) async fn answers(job: &mut Job, texts: &[String], caller: &mut Caller) -> Result<Answers, Stopped> {
-    let keys = keys(&job.under_way, &job.local, texts)?;
+    let (under_way, local) = (&job.under_way, &job.local);
+    let keys = job.work.measured(|| keys(under_way, local, texts))?;
     // In the order of keys: of two runs that wait for each other's texts one would otherwise wait for ever.
     let first: BTreeMap<Key, usize> = keys.iter().enumerate().rev().map(|(number, key)| (*key, number)).collect();
     let kept_for = job.kept_for;
@@ -78,11 +79,13 @@ pub(super) async fn answers(job: &mut Job, texts: &[String], caller: &mut Caller
     };
     if !made.is_empty() {
         let asked: Vec<String> = made.iter().map(|(key, _)| texts[first[key]].clone()).collect();
-        let Classified { probabilities, stages } = job.labels(&asked, true, caller).await?;
+        let Classified { probabilities, stages, makeshift } = job.labels(&asked, true, caller).await?;
         let at = job.under_way.app.clock().steady();
-        for ((key, guard), (probabilities, stage)) in made.into_iter().zip(probabilities.into_iter().zip(stages)) {
+        let answers = probabilities.into_iter().zip(stages).zip(makeshift);
+        for ((key, guard), ((probabilities, stage), makeshift)) in made.into_iter().zip(answers) {
             let kept = Arc::new(Kept { probabilities, stage, at });
-            if let Some(guard) = guard {
+            // What was said because nobody better had time is not to be said for an hour.
+            if let Some(guard) = guard.filter(|_| !makeshift) {
                 // Where its place was given to others meanwhile it is not kept.
                 let _ = guard.insert(Arc::clone(&kept));
             }

@@ -73,6 +73,8 @@ pub struct Work {
 pub struct Classified {
     pub probabilities: Vec<Vec<f32>>,
     pub stages: Vec<&'static str>,
+    /// Whether more would have been asked, had it not been too busy: such an answer is for now alone.
+    pub makeshift: Vec<bool>,
 }
 
 /// As answers name them.
@@ -157,7 +159,8 @@ impl Work {
             Task::Classify(head) => {
                 let stage = if runtime.model.is_some() { ENCODER } else { HASHED };
                 let probabilities = self.classified(runtime, head, texts, truncate, caller).await?;
-                Ok(Classified { stages: vec![stage; probabilities.len()], probabilities })
+                let count = probabilities.len();
+                Ok(Classified { stages: vec![stage; count], makeshift: vec![false; count], probabilities })
             }
             Task::Cascade { .. } => self.cascaded(runtime, task, texts, truncate, caller).await,
             Task::Embed => unreachable!("what is wanted was compared with what the route does when it was read"),
@@ -198,7 +201,7 @@ impl Work {
             unreachable!("only a cascade gets here");
         };
         let sure = self.classified(first, hashed, texts, truncate, caller).await?;
-        let mut stages = vec![HASHED; texts.len()];
+        let (mut stages, mut makeshift) = (vec![HASHED; texts.len()], vec![false; texts.len()]);
         let (mut probabilities, mut open): (Vec<Vec<f32>>, Vec<(usize, Scores)>) = (Vec::new(), Vec::new());
         for (number, scores) in sure.into_iter().enumerate() {
             match cascade.judge(scores) {
@@ -210,7 +213,7 @@ impl Work {
             }
         }
         if open.is_empty() {
-            return Ok(Classified { probabilities, stages });
+            return Ok(Classified { probabilities, stages, makeshift });
         }
         let texts: Vec<String> = open.iter().map(|(number, _)| texts[*number].clone()).collect();
         // These are counted by the encoder's tokens, not by both.
@@ -223,8 +226,9 @@ impl Work {
                 self.tokens = by_first;
                 for (number, scores) in open {
                     probabilities[number] = scores.into_answer().probabilities;
+                    makeshift[number] = true;
                 }
-                return Ok(Classified { probabilities, stages });
+                return Ok(Classified { probabilities, stages, makeshift });
             }
             Err(stopped) => return Err(stopped),
         };
@@ -237,7 +241,7 @@ impl Work {
             stages[number] = if answer.stage == Stage::Mixed { MIXED } else { HASHED };
             probabilities[number] = answer.probabilities;
         }
-        Ok(Classified { probabilities, stages })
+        Ok(Classified { probabilities, stages, makeshift })
     }
 
     /// Every text as its runtime reads it. What takes long gives way to others between texts.
@@ -303,7 +307,7 @@ impl Work {
     }
 
     /// What this thread does for the request is part of what it costs.
-    fn measured<T>(&mut self, work: impl FnOnce() -> T) -> T {
+    pub fn measured<T>(&mut self, work: impl FnOnce() -> T) -> T {
         let cpu = CpuStopwatch::start();
         let done = work();
         self.cpu += cpu.elapsed();

@@ -20,7 +20,8 @@ pub struct Bill {
     pub requests: BTreeMap<RequestId, Billed>,
     pub attempts: u64,
     /// Calls that several requests shared, by the ids of all.
-    pub shared: Vec<(Vec<RequestId>, Usage, PicoUsd)>,
+    pub shared: BTreeMap<Vec<RequestId>, Billed>,
+    shared_ids: usize,
     /// Attempts whose ids are none of Tollgate's: somebody asked the provider around it.
     pub foreign: Foreign,
 }
@@ -89,10 +90,11 @@ impl Bill {
         let cost: u64 = line.cost_picousd.parse().map_err(|_| "cost_picousd is no whole number of picodollars")?;
         self.attempts += 1;
         if let Some(ids) = shared_ids(&line.request_id) {
-            let mut billed = Billed::default();
-            billed.add(line, cost)?;
-            self.shared.push((ids, billed.usage, billed.cost));
-            return Ok(());
+            self.shared_ids += ids.len();
+            if self.shared_ids > REQUESTS_MAX {
+                return Err(format!("more than {REQUESTS_MAX} requests that share calls: reconcile a shorter span"));
+            }
+            return self.shared.entry(ids).or_default().add(line, cost);
         }
         let Ok(id) = line.request_id.parse::<RequestId>() else {
             self.foreign.attempts += 1;
@@ -215,8 +217,10 @@ mod tests {
         let mut bill =
             read(&[line(&both, 1, 10, "7"), line(ONE, 1, 5, "30"), line("a,b", 1, 1, "1")]).expect("good lines");
         assert_eq!((bill.shared.len(), bill.foreign.attempts), (1, 1));
-        let (ids, usage, cost) = bill.shared.remove(0);
-        assert_eq!((ids, usage.input_tokens, cost), (vec![RequestId(1), RequestId(2)], 10, PicoUsd(7)));
+        let billed = bill.shared[&vec![RequestId(1), RequestId(2)]];
+        assert_eq!((billed.usage.input_tokens, billed.cost), (10, PicoUsd(7)));
+        let twice = read(&[line(&both, 1, 10, "7"), line(&both, 1, 10, "7")]).expect_err("the file is in it twice");
+        assert!(twice.problem.contains("was there before"), "{twice}");
         bill.add_part(RequestId(1), &Usage { input_tokens: 4, ..Usage::default() }, PicoUsd(3)).expect("small");
         let one = bill.requests[&RequestId(1)];
         assert_eq!((one.usage.input_tokens, one.cost), (9, PicoUsd(33)));

@@ -88,7 +88,12 @@ impl Drop for InFlight<'_> {
 
 impl Fleet {
     /// Starts to ask the workers, and waits until each route of `wanted` is served by one, or the patience ends.
-    pub fn start(config: &config::Workers, wanted: &[&str], clock: Clock) -> Result<Arc<Self>, String> {
+    pub fn start(
+        config: &config::Workers,
+        wanted: &[&str],
+        patience: Duration,
+        clock: Clock,
+    ) -> Result<Arc<Self>, String> {
         let one = |provider: &Arc<Provider>| One {
             provider: Arc::clone(provider),
             up: AtomicBool::new(false),
@@ -110,7 +115,7 @@ impl Fleet {
         let watched = Arc::downgrade(&fleet);
         let thread = thread::Builder::new().name("fleet".to_owned()).spawn(move || runtime.block_on(watch(watched)));
         thread.map_err(|error| error.to_string())?;
-        fleet.wait_for(wanted, config.patience)?;
+        fleet.wait_for(wanted, patience)?;
         Ok(fleet)
     }
 
@@ -176,7 +181,7 @@ impl Fleet {
             let patience = if others { left.min(wanted.goal + self.stall) } else { left };
             asked.push(number);
             let one = &self.all[number];
-            let body = body(&handed, left);
+            let body = body(&handed, since.elapsed(), left);
             let answered = tokio::select! {
                 answered = one.ask(body, request_id, patience) => answered,
                 () = caller.gone() => return Err(Stopped::Gone),
@@ -223,9 +228,11 @@ impl Fleet {
 }
 
 /// The request as it goes out, the time that is left written into it.
-fn body(handed: &Handed, left: Duration) -> Bytes {
+fn body(handed: &Handed, passed: Duration, left: Duration) -> Bytes {
+    let passed_us = u64::try_from(passed.as_micros()).unwrap_or(u64::MAX);
+    let deadline_us = handed.deadline_us.map(|us| us.saturating_sub(passed_us));
     let patience_us = u64::try_from(left.as_micros()).unwrap_or(u64::MAX);
-    serde_json::to_vec(&Handed { patience_us, ..handed.clone() })
+    serde_json::to_vec(&Handed { patience_us, deadline_us, ..handed.clone() })
         .expect("texts and numbers, which JSON can hold")
         .into()
 }

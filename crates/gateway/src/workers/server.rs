@@ -32,7 +32,7 @@ pub struct WorkerApp {
     pub server: config::Listening,
     pub metrics: Metrics,
     pub under_way: LocalWork,
-    key: Secret,
+    key: ArcSwap<Secret>,
     clock: Clock,
     serving: ArcSwap<Serving>,
     draining: AtomicBool,
@@ -52,12 +52,12 @@ const HANDED_FACTOR: usize = 8;
 
 impl WorkerApp {
     pub fn start(config: &WorkerConfig, clock: Clock) -> Result<Arc<Self>, RuntimesError> {
-        let serving = Serving::load(config, &Runtimes::default(), &clock)?;
+        let serving = Serving::load(config, None, &clock)?;
         Ok(Arc::new(Self {
             server: config.server.clone(),
             metrics: Metrics::new(config.server.metric_tenants_max),
             under_way: LocalWork::default(),
-            key: config.key.clone(),
+            key: ArcSwap::from_pointee(config.key.clone()),
             clock,
             serving: ArcSwap::from_pointee(serving),
             draining: AtomicBool::new(false),
@@ -66,8 +66,9 @@ impl WorkerApp {
 
     /// Takes over what a reload may change. Work under way keeps what it began with.
     pub fn reload(&self, config: &WorkerConfig) -> Result<(), RuntimesError> {
-        let serving = Serving::load(config, &self.serving.load().runtimes, &self.clock)?;
+        let serving = Serving::load(config, Some(&self.serving.load().runtimes), &self.clock)?;
         self.serving.store(Arc::new(serving));
+        self.key.store(Arc::new(config.key.clone()));
         self.metrics.forget_runtimes();
         Ok(())
     }
@@ -111,7 +112,7 @@ impl WorkerApp {
     }
 
     fn is_known(&self, head: &HeaderMap) -> bool {
-        headers::api_key(head).is_some_and(|key| is_same(key, self.key.expose()))
+        headers::api_key(head).is_some_and(|key| is_same(key, self.key.load().expose()))
     }
 
     async fn texts(&self, incoming: Incoming) -> Result<Handback, Refused> {
@@ -156,7 +157,7 @@ impl WorkerApp {
 // === impl Serving ===
 
 impl Serving {
-    fn load(config: &WorkerConfig, before: &Runtimes, clock: &Clock) -> Result<Self, RuntimesError> {
+    fn load(config: &WorkerConfig, before: Option<&Runtimes>, clock: &Clock) -> Result<Self, RuntimesError> {
         let (runtimes, routes) = Runtimes::load_for_worker(config, before, clock)?;
         Ok(Self { runtimes, routes })
     }

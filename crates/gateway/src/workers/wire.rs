@@ -40,6 +40,8 @@ pub struct Handback {
     pub numbers: String,
     /// Who answered each, by its place in [`STAGES`]; empty for vectors.
     pub stages: Vec<usize>,
+    /// Which of them are [`Classified::makeshift`].
+    pub makeshift: Vec<bool>,
     pub tokens: u64,
     pub cpu_ns: u64,
 }
@@ -90,6 +92,7 @@ impl Handback {
             columns: vectors.first().map_or(0, Vec::len),
             numbers: STANDARD.encode(bytes),
             stages: Vec::new(),
+            makeshift: Vec::new(),
             tokens,
             cpu_ns: u64::try_from(cpu.as_nanos()).unwrap_or(u64::MAX),
         }
@@ -98,7 +101,8 @@ impl Handback {
     pub fn of_labels(classified: &Classified, tokens: u64, cpu: Duration) -> Self {
         let place = |stage: &&'static str| STAGES.iter().position(|known| known == stage).unwrap_or(0);
         let stages = classified.stages.iter().map(place).collect();
-        Self { stages, ..Self::of_vectors(&classified.probabilities, tokens, cpu) }
+        let makeshift = classified.makeshift.clone();
+        Self { stages, makeshift, ..Self::of_vectors(&classified.probabilities, tokens, cpu) }
     }
 
     pub fn cpu(&self) -> Duration {
@@ -119,8 +123,9 @@ impl Handback {
     /// The same with who answered each.
     pub fn classified(&self, texts: usize, columns: usize) -> Option<Classified> {
         let stages: Option<Vec<&'static str>> = self.stages.iter().map(|place| STAGES.get(*place).copied()).collect();
-        let stages = stages.filter(|stages| stages.len() == texts)?;
-        Some(Classified { probabilities: self.rows(texts, columns)?, stages })
+        let stages = stages.filter(|stages| stages.len() == texts && self.makeshift.len() == texts)?;
+        let makeshift = self.makeshift.clone();
+        Some(Classified { probabilities: self.rows(texts, columns)?, stages, makeshift })
     }
 }
 
@@ -172,7 +177,8 @@ mod tests {
         assert_eq!(wrong("not base64").rows(2, 2), None);
         assert_eq!(Handback::of_vectors(&[vec![f32::NAN, 0.0]], 1, Duration::ZERO).rows(1, 2), None);
 
-        let classified = Classified { probabilities: vectors, stages: vec!["hashed", "mixed"] };
+        let classified =
+            Classified { probabilities: vectors, stages: vec!["hashed", "mixed"], makeshift: vec![true, false] };
         let back = Handback::of_labels(&classified, 7, Duration::ZERO);
         assert_eq!(back.classified(2, 2), Some(classified));
         assert_eq!(Handback { stages: vec![0, 9], ..back.clone() }.classified(2, 2), None);

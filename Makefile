@@ -1,6 +1,6 @@
 # The golden path; each line calls a script or cargo, and those say what they do. SHORT=1 and SEED=n reach the long measurements.
 
-.PHONY: help bootstrap up smoke down test fmt lint bench storm scale eval prove fuzz failpoints mutants
+.PHONY: help bootstrap up smoke down test fmt lint bench storm scale serving eval prove fuzz failpoints mutants
 
 help: ## What there is
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
@@ -35,7 +35,10 @@ storm: ## Thousands of requests, kill -9, one cap: never over
 scale: ## A hundred thousand tenants and ten million events beside ten tenants
 	@scripts/scale
 
-eval: ## Classifiers on public data sets, and an embedding beside onnxruntime
+serving: ## Models that run here under load: goal, flood, spike, cold start, workers killed and stalled
+	@scripts/serving
+
+eval: ## The use cases by their eval sets and public data, and an embedding beside onnxruntime and candle
 	@scripts/eval
 
 prove: ## Models of the money protocol, to their last state, and the guard for all inputs; broken ones must be noticed

@@ -277,30 +277,35 @@ impl Lanes {
         }
         Ok(())
     }
+
+    /// One request, on a lane of its own. Says when to come again, if it was refused with a word on that; what failed is in
+    /// the tally.
+    async fn call(&self, ask: &Ask, intended: Instant, tally: &Tally, manners: Manners) -> Option<Duration> {
+        let _lane = self.free.acquire().await.expect("the semaphore is never closed");
+        let mut connection = lock(&self.idle).pop();
+        if manners.patient && connection.is_none() {
+            connection = knock(&ask.origin, intended + REQUEST_TIMEOUT).await;
+        }
+        let told = call_on(&mut connection, ask, intended, tally).await;
+        if let Some(connection) = connection {
+            lock(&self.idle).push(connection);
+        }
+        told.ok().flatten()
+    }
 }
 
 async fn call_once(ask: Ask, intended: Instant, lanes: Arc<Lanes>, tally: Tally, manners: Manners) {
-    let _lane = lanes.free.acquire().await.expect("the semaphore is never closed");
-    let mut connection = lock(&lanes.idle).pop();
-    if manners.patient && connection.is_none() {
-        connection = knock(&ask.origin, intended + REQUEST_TIMEOUT).await;
-    }
-    // What failed is in the tally.
-    let told = call_on(&mut connection, &ask, intended, &tally).await;
-    if let Ok(Some(wait)) = told
-        && manners.heed
-    {
+    let told = lanes.call(&ask, intended, &tally, manners).await;
+    if let Some(wait) = told.filter(|_| manners.heed) {
+        // Who waits stands in nobody's way.
         tokio::time::sleep(wait).await;
         let again = Tally::default();
-        let _ = call_on(&mut connection, &ask, clock::now(), &again).await;
+        lanes.call(&ask, clock::now(), &again, manners).await;
         let is_answered = lock(&again).statuses.contains_key(&StatusCode::OK.as_u16());
         let mut tally = lock(&tally);
         tally.told_wait.record(wait);
         tally.heeded += 1;
         tally.heeded_ok += u64::from(is_answered);
-    }
-    if let Some(connection) = connection {
-        lock(&lanes.idle).push(connection);
     }
 }
 

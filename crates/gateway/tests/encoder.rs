@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::local::parsed;
 use crate::program::{self, Ended};
-use crate::world::{Answer, Setup, World, bearer};
+use crate::world::{Answer, Setup, World, bearer, eventually};
 
 const BOOK: &str = "version = \"tiny\"\nsource = \"a test\"\nchecked_at = \"2026-11-27\"\n[[price]]\nprovider = \"local\"\n\
     model = \"tiny\"\neffective_from = \"2026-01-01T00:00:00Z\"\ncpu_usd_per_million_seconds = \"10\"\n";
@@ -188,4 +188,50 @@ async fn rows_and_models_that_cannot_be_read_are_refused_by_name() {
         assert_eq!(ended.code, Some(1), "{args:?}");
         assert!(ended.said.contains(part), "{part} in {}", ended.said);
     }
+}
+
+/// An answer that the hashed head gave because the encoder had no time is not given again for an hour.
+#[tokio::test]
+async fn what_a_cascade_says_while_its_encoder_is_busy_is_not_kept() {
+    let dir = tempfile::tempdir().expect("a folder");
+    prepare(dir.path(), 7).await;
+    let train = ["template", "train", "--rows", "rows.csv", "--to", "classifier", "--model", "model"];
+    tollgate(dir.path(), &train).await;
+    let folder = dir.path().join("template");
+    std::fs::create_dir(&folder).expect("a folder");
+    let write = |name: &str, text: &str| std::fs::write(folder.join(name), text).expect("a file");
+    write(
+        "template.toml",
+        "id = \"desk\"\nversion = \"1\"\ntitle = \"t\"\nabout = \"a\"\n[input]\nschema = \"s.json\"\ntext = [\"message\"]\n[data]\nexamples = \"e\"\neval = \"e\"\n",
+    );
+    write("s.json", "{\"properties\":{\"message\":{\"type\":\"string\"}}}");
+    let (model, classifier) = (dir.path().join("model"), dir.path().join("classifier"));
+    let more = more(dir.path())
+        + &format!(
+            "[runtimes.full]\nkind = \"encoder\"\nmodel = {model:?}\ninstances = 1\ngoal_ms = 20000\nbatching = \"window\"\n\
+             window_ms = 1500\nqueue_texts_max = 1\n[routes.occupy]\nruntime = \"full\"\n\
+             [routes.desk]\nruntime = \"full\"\nclassifier = {classifier:?}\ntemplate = {folder:?}\ncascade = true\nthreshold = 1.0\n"
+        );
+    let world = World::in_folder(Setup { more, ..Setup::default() }, dir).await;
+    let run = async || {
+        let body = json!({ "template": "desk", "input": { "message": "where is my card" } }).to_string();
+        let answer = world.http.post("/v1/runs", &bearer(&world.key), body).await;
+        let stage = answer.json()["data"][0]["stage"].as_str().map(str::to_owned);
+        (stage, answer.header("x-tollgate-cache").map(str::to_owned))
+    };
+    let said = |stage: &str, cache: &str| (Some(stage.to_owned()), Some(cache.to_owned()));
+    let occupied = world.embed(json!({ "model": "occupy", "input": "a text" }));
+    let meanwhile = async {
+        let full = async || {
+            let metrics = world.http.get("/metrics", &world.key).await.text().to_owned();
+            metrics.contains("tollgate_queue_depth{runtime=\"full\"} 1").then_some(())
+        };
+        eventually("the encoder to be busy", full).await;
+        [run().await, run().await]
+    };
+    let (occupied, busy) = tokio::join!(occupied, meanwhile);
+    assert_eq!((occupied.status, busy), (200, [said("hashed", "miss"), said("hashed", "miss")]));
+    assert_eq!(run().await, said("mixed", "miss"));
+    assert_eq!(run().await, said("mixed", "hit"));
+    world.close().await;
 }

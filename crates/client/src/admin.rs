@@ -456,8 +456,18 @@ impl AdminClient {
         path: &str,
         value: &impl Serialize,
     ) -> Result<T, ClientError> {
+        self.send_json_at(method, &format!("{ADMIN}{path}"), value).await
+    }
+
+    /// The same at a whole path.
+    pub(crate) async fn send_json_at<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        value: &impl Serialize,
+    ) -> Result<T, ClientError> {
         let bytes = serde_json::to_vec(value).expect("wire types are plain data, which JSON can hold").into();
-        self.call(method, path, Some(Body { content_type: JSON, bytes })).await
+        self.call_at(method, path, Some(Body { content_type: "application/json", bytes })).await
     }
 
     async fn call<T: DeserializeOwned>(
@@ -563,11 +573,10 @@ impl AdminClient {
 
 /// Where the control plane's resources are.
 const ADMIN: &str = "/admin/v1";
-pub(crate) const JSON: &str = "application/json";
 
 pub(crate) struct Body {
-    pub content_type: &'static str,
-    pub bytes: Bytes,
+    content_type: &'static str,
+    bytes: Bytes,
 }
 
 fn connector() -> HttpsConnector<HttpConnector> {

@@ -27,7 +27,7 @@ use tollgate_types::{Refusal, Surface};
 use crate::config::Route;
 use crate::http::headers;
 use crate::http::wire::{Bounds, WireRequest};
-use crate::pipeline::{AppPermit, Underway, broken, fault, read_up_to, tokens_of};
+use crate::pipeline::{AppPermit, Underway, broken, fault, read_up_to, tokens_of, void};
 
 /// Requests sent to providers for one request of a caller, in all.
 const ATTEMPTS_MAX: u32 = 8;
@@ -129,8 +129,7 @@ pub async fn answered(
         };
         if !round.goes_on(&mut under_way, &mut permit, &undone).await? {
             let told = if undone.again == Again::Nobody { undone } else { first.unwrap_or(undone) };
-            permit.void(told.outcome);
-            under_way.finished(told.outcome, None, None);
+            void(&under_way, permit, told.outcome);
             return Err(told.refusal);
         }
         first.get_or_insert(undone);

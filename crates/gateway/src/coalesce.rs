@@ -155,8 +155,7 @@ async fn together(
         None if sender.withdraw(id) => {
             attempts::come_back(&mut under_way, &mut permit);
             let outcome = if caller.is_gone() { Outcome::ClientGone } else { Outcome::NotSent };
-            permit.void(outcome);
-            under_way.finished(outcome, None, None);
+            pipeline::void(&under_way, permit, outcome);
             let kind = ProviderFaultKind::Timeout("begin to answer");
             return Err(fault(&under_way.route, kind, None));
         }
@@ -180,13 +179,11 @@ async fn together(
         Ok(Told::Undone) => {
             attempts::come_back(&mut under_way, &mut permit);
             if is_gone {
-                permit.void(Outcome::ClientGone);
-                under_way.finished(Outcome::ClientGone, None, None);
+                pipeline::void(&under_way, permit, Outcome::ClientGone);
                 return Err(Refusal::Overloaded { reason: "the caller has left", retry_after: RETRY });
             }
             if under_way.waited >= under_way.total {
-                permit.void(Outcome::NotSent);
-                under_way.finished(Outcome::NotSent, None, None);
+                pipeline::void(&under_way, permit, Outcome::NotSent);
                 return Err(fault(&under_way.route, ProviderFaultKind::Timeout("begin to answer"), None));
             }
             alone(under_way, permit, &body).await
@@ -197,8 +194,7 @@ async fn together(
             if !is_gone && !under_way.route.fallbacks.is_empty() && under_way.waited < under_way.total {
                 return alone(under_way, permit, &body).await;
             }
-            permit.void(Outcome::ProviderRefused);
-            under_way.finished(Outcome::ProviderRefused, None, None);
+            pipeline::void(&under_way, permit, Outcome::ProviderRefused);
             Err(fault(&under_way.route, ProviderFaultKind::Status(status), retry_after))
         }
         Ok(Told::Broke(kind)) => Err(broken(under_way, permit, kind).await),
@@ -272,13 +268,13 @@ impl Sender {
     async fn send(&self, members: Vec<Member>) {
         self.app.metrics.coalesced(members.len());
         let texts: Vec<usize> = members.iter().map(|member| member.part.texts.len()).collect();
-        let mut asked = self.asked(&members, texts.iter().sum()).await;
+        let mut asked = self.asked(&members).await;
         if let Err(Failed::Busy { retry_after, .. }) = asked
             && let wait = retry_after.unwrap_or(BUSY_WAIT)
             && wait <= BUSY_WAIT_MAX
         {
             tokio::time::sleep(wait).await;
-            asked = self.asked(&members, texts.iter().sum()).await;
+            asked = self.asked(&members).await;
         }
         match asked {
             Ok((whole, usage)) => self.share_out(members, &texts, &whole, usage),
@@ -288,7 +284,7 @@ impl Sender {
         }
     }
 
-    async fn asked(&self, members: &[Member], texts: usize) -> Result<(Bytes, Option<Usage>), Failed> {
+    async fn asked(&self, members: &[Member]) -> Result<(Bytes, Option<Usage>), Failed> {
         let provider: &Arc<Provider> = self.route.provider();
         let borne = match &provider.bearing {
             Some(bearing) => Some(bearing.enter().ok_or(Failed::Busy { status: 429, retry_after: bearing.floor() })?),
@@ -324,7 +320,6 @@ impl Sender {
         let whole = read.unwrap_or(Err(ProviderFaultKind::Timeout("end its answer"))).map_err(Failed::Broke)?;
         let malformed = Failed::Broke(ProviderFaultKind::MalformedAnswer);
         let usage = answer::usage_in(&whole).map_err(|_| malformed)?;
-        vectors(&whole, texts).map_err(|_| malformed)?;
         Ok((whole, usage))
     }
 

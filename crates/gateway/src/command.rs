@@ -30,8 +30,8 @@ mod tenant;
 mod usage;
 mod whose;
 
-use std::io::Write;
-use std::path::PathBuf;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -282,6 +282,19 @@ fn completion(shell: clap_complete::Shell) -> Answer {
 fn version() -> Answer {
     let version = env!("CARGO_PKG_VERSION");
     Answer::new(format!("tollgate {version}"), &serde_json::json!({ "version": version }))
+}
+
+/// A file that an argument names, or standard input where that is `-`: one byte more than `most` says that it is too long.
+fn read_argument(path: &Path, most: usize) -> Result<Vec<u8>, Failure> {
+    let mut bytes = Vec::new();
+    let limit = most as u64 + 1;
+    let read = if path == Path::new("-") {
+        std::io::stdin().lock().take(limit).read_to_end(&mut bytes)
+    } else {
+        std::fs::File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes))
+    };
+    read.map_err(|error| Failure::Arguments(format!("cannot read {}: {error}", path.display())))?;
+    Ok(bytes)
 }
 
 /// For arguments that are a time.

@@ -115,8 +115,7 @@ pub async fn serve(
     bypass: bool,
 ) -> Result<Response<Body>, Refusal> {
     let Some(place) = under_way.app.local_work.enter() else {
-        permit.void(Outcome::NotSent);
-        under_way.finished(Outcome::NotSent, None, None);
+        pipeline::void(&under_way, permit, Outcome::NotSent);
         return Err(Refusal::Overloaded { reason: "too many requests are under way here", retry_after: RETRY });
     };
     detached(move |mut caller| async move {
@@ -204,7 +203,6 @@ struct Job {
     work: Work,
     /// Of the input: what was answered before.
     cached_tokens: u64,
-    since: Stopwatch,
 }
 
 /// An answer, and what a cache had to do with it.
@@ -222,23 +220,22 @@ impl Job {
         let now = under_way.app.clock().steady();
         let until = terms.deadline.map_or(Duration::MAX, |deadline| deadline.since(now));
         let work = Work::new(Whose::of(&under_way.principal), terms, under_way.total.min(until));
-        Self { under_way, permit, local, kept_for, work, cached_tokens: 0, since: Stopwatch::start() }
+        Self { under_way, permit, local, kept_for, work, cached_tokens: 0 }
     }
 
     async fn run(mut self, wanted: Wanted, caller: &mut Caller) -> Result<Response<Body>, Refusal> {
         attempts::go_out(&mut self.under_way, &mut self.permit).await?;
-        self.since = Stopwatch::start();
+        let since = Stopwatch::start();
         match self.done(&wanted, caller).await {
             Ok(done) => {
-                self.under_way.waited += self.since.elapsed();
+                self.under_way.waited += since.elapsed();
                 self.reply(done).await
             }
             Err(Stopped::Refused(refusal)) => {
                 // Nobody pays for what was not answered, also where some of it was done: that is the platform's.
                 attempts::come_back(&mut self.under_way, &mut self.permit);
                 let outcome = Outcome::ProviderRefused;
-                self.permit.void(outcome);
-                self.under_way.finished(outcome, None, None);
+                pipeline::void(&self.under_way, self.permit, outcome);
                 Err(refusal)
             }
             Err(Stopped::Gone) => {
@@ -373,8 +370,7 @@ impl Job {
         let outcome = Outcome::ClientGone;
         if self.work.cpu.is_zero() {
             attempts::come_back(&mut self.under_way, &mut self.permit);
-            self.permit.void(outcome);
-            return self.under_way.finished(outcome, None, None);
+            return pipeline::void(&self.under_way, self.permit, outcome);
         }
         let usage = self.usage();
         let settled = self.permit.settle(usage, outcome);

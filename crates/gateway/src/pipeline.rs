@@ -171,10 +171,9 @@ pub async fn fulfil(asked: Asked, claim: Option<Claim>) -> Result<Response<Body>
 
     // Whether it may be paid for, and the money.
     let identity = Identity { id, end_user, idempotency: claim, attribution, judged: judged.clone() };
-    let tighten = || tokens_of(&route, body, wire.call.input_bytes);
     let tighten = || match &here {
         Some(here) => here.local.tokens_of(&here.wanted.texts),
-        None => tighten(),
+        None => tokens_of(&route, body, wire.call.input_bytes),
     };
     let permit = app.admission.admit(&app.books, entered, &wire.call, &route.target, identity, tighten)?;
     let under_way = Underway::new(app, id, principal, end_user, judged, route, since);
@@ -316,6 +315,12 @@ pub async fn broken(under_way: Underway, permit: AppPermit, kind: ProviderFaultK
         return Refusal::LedgerUnavailable;
     }
     fault(&under_way.route, kind, None)
+}
+
+/// It ended, and certainly no work was done: everything is given back, and it is counted.
+pub fn void(under_way: &Underway, permit: AppPermit, outcome: Outcome) {
+    permit.void(outcome);
+    under_way.finished(outcome, None, None);
 }
 
 // === answers ===

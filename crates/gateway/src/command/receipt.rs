@@ -1,6 +1,5 @@
 //! `tollgate receipt`. Verifying reads two files and asks nobody: who doubts the gateway should not have to ask it.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
@@ -102,15 +101,7 @@ impl VerifyArgs {
 
 /// At most a receipt's length and one byte more, which is then found too long.
 fn read(path: &Path) -> Result<Vec<u8>, Failure> {
-    let mut bytes = Vec::new();
-    let limit = RECEIPT_BYTES_MAX as u64 + 1;
-    let read = if path == Path::new("-") {
-        std::io::stdin().lock().take(limit).read_to_end(&mut bytes)
-    } else {
-        std::fs::File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes))
-    };
-    read.map_err(|error| Failure::Arguments(format!("cannot read {}: {error}", path.display())))?;
-    Ok(bytes)
+    super::read_argument(path, RECEIPT_BYTES_MAX)
 }
 
 fn shown_verdict(verdict: &Verdict) -> String {

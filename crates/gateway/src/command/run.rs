@@ -1,6 +1,5 @@
 //! `tollgate run`: a template, run as one of the tenant's programs would.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -33,7 +32,7 @@ pub struct RunArgs {
 }
 
 /// Inputs are read up to this many bytes.
-const INPUT_BYTES_MAX: u64 = 64 << 20;
+const INPUT_BYTES_MAX: usize = 64 << 20;
 
 // === impl RunArgs ===
 
@@ -55,26 +54,23 @@ impl RunArgs {
 
     fn input(&self) -> Result<Value, Failure> {
         let wrong = |error: serde_json::Error| Failure::Arguments(format!("the input is no JSON: {error}"));
-        let text = match (&self.input, &self.file) {
+        let bytes = match (&self.input, &self.file) {
             (Some(text), _) => return serde_json::from_str(text).map_err(wrong),
             (None, Some(file)) => read(file)?,
             (None, None) => return Err(Failure::Arguments("give --input or --file".to_owned())),
         };
         let mut all: Vec<Value> =
-            serde_json::Deserializer::from_str(&text).into_iter().collect::<Result<_, _>>().map_err(wrong)?;
+            serde_json::Deserializer::from_slice(&bytes).into_iter().collect::<Result<_, _>>().map_err(wrong)?;
         Ok(if all.len() == 1 { all.remove(0) } else { Value::Array(all) })
     }
 }
 
-fn read(file: &Path) -> Result<String, Failure> {
-    let mut text = String::new();
-    let failed = |error: std::io::Error| Failure::Arguments(format!("{}: {error}", file.display()));
-    if file == Path::new("-") {
-        std::io::stdin().take(INPUT_BYTES_MAX).read_to_string(&mut text).map_err(failed)?;
-    } else {
-        std::fs::File::open(file).map_err(failed)?.take(INPUT_BYTES_MAX).read_to_string(&mut text).map_err(failed)?;
+fn read(file: &Path) -> Result<Vec<u8>, Failure> {
+    let bytes = super::read_argument(file, INPUT_BYTES_MAX)?;
+    match bytes.len() > INPUT_BYTES_MAX {
+        true => Err(Failure::Arguments(format!("{}: more than {INPUT_BYTES_MAX} bytes", file.display()))),
+        false => Ok(bytes),
     }
-    Ok(text)
 }
 
 fn shown(run: &Run, receipt: &Receipt) -> String {

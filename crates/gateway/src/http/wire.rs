@@ -77,35 +77,35 @@ pub fn read_chat(body: &[u8]) -> Result<WireRequest<'_>, Refusal> {
 
 /// Reads a request about texts: to be embedded, or classified.
 pub fn read_embeddings(surface: Surface, body: &[u8]) -> Result<WireRequest<'_>, Refusal> {
-    let top = read_object(body)?;
-    if top.present("input").is_none() {
-        return Err(Refusal::invalid_param("'input' is required", "input"));
-    }
+    let top = read_with_input(body)?;
     let call = Call {
-        surface,
-        route: model(&top)?,
-        stream: false,
-        include_usage: false,
-        output_limit: OutputLimit::default(),
-        choices: 1,
-        input_bytes: bytes_of(body.len()),
-        images: 0,
-        prediction_bytes: 0,
         unbounded: embedded(&top)?,
         priced_apart: service_tier(&top)?,
+        ..about_texts(surface, model(&top)?, body)
     };
     Ok(WireRequest { call, top })
 }
 
 /// Reads a run: whether its input is as its template wants it is seen where the template is known.
 fn read_run(body: &[u8]) -> Result<WireRequest<'_>, Refusal> {
+    let top = read_with_input(body)?;
+    let call = about_texts(Surface::Runs, name(&top, "template")?, body);
+    Ok(WireRequest { call, top })
+}
+
+fn read_with_input(body: &[u8]) -> Result<TopLevel<'_>, Refusal> {
     let top = read_object(body)?;
-    if top.present("input").is_none() {
-        return Err(Refusal::invalid_param("'input' is required", "input"));
+    match top.present("input") {
+        Some(_) => Ok(top),
+        None => Err(Refusal::invalid_param("'input' is required", "input")),
     }
-    let call = Call {
-        surface: Surface::Runs,
-        route: name(&top, "template")?,
+}
+
+/// A call without output, whose input is all of its body.
+fn about_texts<'a>(surface: Surface, route: Cow<'a, str>, body: &[u8]) -> Call<'a> {
+    Call {
+        surface,
+        route,
         stream: false,
         include_usage: false,
         output_limit: OutputLimit::default(),
@@ -115,8 +115,7 @@ fn read_run(body: &[u8]) -> Result<WireRequest<'_>, Refusal> {
         prediction_bytes: 0,
         unbounded: None,
         priced_apart: None,
-    };
-    Ok(WireRequest { call, top })
+    }
 }
 
 // === impl WireRequest ===

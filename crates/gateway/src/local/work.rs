@@ -141,7 +141,19 @@ impl Work {
         truncate: bool,
         caller: &mut Caller,
     ) -> Result<Vec<Vec<f32>>, Stopped> {
-        let items = self.items(runtime, texts, truncate, None, caller).await?;
+        self.numbers(runtime, texts, truncate, None, caller).await
+    }
+
+    /// A row for each text: its vector or, by a hashed runtime with a head, its probabilities.
+    async fn numbers(
+        &mut self,
+        runtime: &Runtime,
+        texts: &[String],
+        truncate: bool,
+        head: Option<&Arc<Head>>,
+        caller: &mut Caller,
+    ) -> Result<Vec<Vec<f32>>, Stopped> {
+        let items = self.items(runtime, texts, truncate, head, caller).await?;
         let outputs = self.ask(runtime, items, caller).await?;
         Ok(outputs.into_iter().map(numbers).collect())
     }
@@ -177,9 +189,7 @@ impl Work {
         caller: &mut Caller,
     ) -> Result<Vec<Vec<f32>>, Stopped> {
         if runtime.model.is_none() {
-            let items = self.items(runtime, texts, truncate, Some(head), caller).await?;
-            let outputs = self.ask(runtime, items, caller).await?;
-            return Ok(outputs.into_iter().map(numbers).collect());
+            return self.numbers(runtime, texts, truncate, Some(head), caller).await;
         }
         let vectors = self.vectors(runtime, texts, truncate, caller).await?;
         let head = Arc::clone(head);

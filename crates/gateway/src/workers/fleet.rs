@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
-use tollgate_serving::backend::{Backend, Endpoint, SendError};
-use tollgate_serving::{Answer, Provider};
+use tollgate_serving::Provider;
+use tollgate_serving::backend::{Endpoint, SendError};
 use tollgate_types::{Clock, Refusal, Timestamp};
 
 use super::wire::{Facts, Handback, Handed, Refused, Served};
@@ -67,7 +67,7 @@ pub struct Wanted {
 const POLL_EVERY: Duration = Duration::from_secs(1);
 const POLL_PATIENCE: Duration = Duration::from_secs(1);
 /// Of what they say.
-const FACTS_BYTES_MAX: usize = 64 << 20;
+const ANSWER_BYTES_MAX: usize = 64 << 20;
 /// Between two pieces of an answer.
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// How long one that stood still is not asked.
@@ -250,6 +250,12 @@ enum Failed {
     Lost(&'static str),
 }
 
+impl From<&'static str> for Failed {
+    fn from(why: &'static str) -> Self {
+        Self::Lost(why)
+    }
+}
+
 // === impl One ===
 
 impl One {
@@ -270,15 +276,7 @@ impl One {
     async fn ask(&self, body: Bytes, request_id: &HeaderValue, patience: Duration) -> Result<Handback, Failed> {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         let _place = InFlight(&self.in_flight);
-        let backend = backend_of_this_worker(&self.provider);
-        let asking = async {
-            let answer = sent(&backend, Endpoint::Texts, request_id.clone(), body, patience).await?;
-            let status = answer.status;
-            let read = read_up_to(answer.body, FACTS_BYTES_MAX, PAUSE_MAX).await;
-            Ok::<_, Failed>((status, read.map_err(|_| Failed::Lost("its answer broke"))?))
-        };
-        let (status, bytes) =
-            tokio::time::timeout(patience, asking).await.map_err(|_| Failed::Lost("it stands still"))??;
+        let (status, bytes) = self.exchange(Endpoint::Texts, request_id.clone(), body, patience).await?;
         if status == StatusCode::OK {
             return serde_json::from_slice(&bytes).map_err(|_| Failed::Lost("its answer cannot be read"));
         }
@@ -288,22 +286,41 @@ impl One {
         }
     }
 
-    /// Asks what it serves; says whether that has changed.
-    async fn poll(&self) -> bool {
+    /// What it serves, or why it does not say.
+    async fn says(&self) -> Result<Served, &'static str> {
+        let id = HeaderValue::from_static("poll");
+        let (status, bytes) = self.exchange(Endpoint::Routes, id, Bytes::new(), POLL_PATIENCE).await?;
+        match status {
+            StatusCode::OK => serde_json::from_slice(&bytes).map_err(|_| "its answer cannot be read"),
+            _ => Err("it does not know us: is the key the same?"),
+        }
+    }
+
+    /// A request, and the whole of its answer, or why there is none.
+    async fn exchange(
+        &self,
+        endpoint: Endpoint,
+        id: HeaderValue,
+        body: Bytes,
+        patience: Duration,
+    ) -> Result<(StatusCode, Bytes), &'static str> {
         let backend = backend_of_this_worker(&self.provider);
         let asking = async {
-            let none = HeaderValue::from_static("poll");
-            let answer = sent(&backend, Endpoint::Routes, none, Bytes::new(), POLL_PATIENCE).await?;
-            let status = answer.status;
-            let read = read_up_to(answer.body, FACTS_BYTES_MAX, POLL_PATIENCE).await;
-            let bytes = read.map_err(|_| Failed::Lost("its answer broke"))?;
-            if status != StatusCode::OK {
-                return Err(Failed::Lost("it does not know us: is the key the same?"));
-            }
-            serde_json::from_slice::<Served>(&bytes).map_err(|_| Failed::Lost("its answer cannot be read"))
+            let sent = backend.send(endpoint, id, body, patience).await;
+            let answer = sent.map_err(
+                |SendError { maybe_sent, .. }| {
+                    if maybe_sent { "it stands still, or broke" } else { "it is not reached" }
+                },
+            )?;
+            let read = read_up_to(answer.body, ANSWER_BYTES_MAX, PAUSE_MAX).await;
+            Ok((answer.status, read.map_err(|_| "its answer broke")?))
         };
-        let said = tokio::time::timeout(POLL_PATIENCE, asking).await;
-        match said.unwrap_or(Err(Failed::Lost("it does not answer"))) {
+        tokio::time::timeout(patience, asking).await.unwrap_or(Err("it stands still"))
+    }
+
+    /// Asks what it serves; says whether that has changed.
+    async fn poll(&self) -> bool {
+        match self.says().await {
             Ok(Served { routes }) => {
                 let routes: BTreeMap<_, _> = routes.into_iter().map(|facts| (facts.route.clone(), facts)).collect();
                 let was_up = self.up.swap(true, Ordering::Relaxed);
@@ -316,11 +333,7 @@ impl One {
                 *served = routes;
                 !was_up || changed
             }
-            Err(failed) => {
-                let why = match failed {
-                    Failed::Lost(why) => why,
-                    Failed::Refused(_) => "it refuses",
-                };
+            Err(why) => {
                 let was_up = self.up.swap(false, Ordering::Relaxed);
                 if was_up {
                     tracing::warn!(worker = %self.provider.name, why, "a worker is gone");
@@ -329,19 +342,6 @@ impl One {
             }
         }
     }
-}
-
-async fn sent(
-    backend: &Backend,
-    endpoint: Endpoint,
-    request_id: HeaderValue,
-    body: Bytes,
-    patience: Duration,
-) -> Result<Answer, Failed> {
-    let sending = backend.send(endpoint, request_id, body, patience).await;
-    sending.map_err(|SendError { maybe_sent, .. }| {
-        Failed::Lost(if maybe_sent { "it stands still, or broke" } else { "it is not reached" })
-    })
 }
 
 /// Asks all of them again and again, as long as anybody wants to know.
